@@ -1,0 +1,37 @@
+# make setup   an environment in .venv with everything the project needs
+# make demo    the main job, whole and small: scenes -> cache -> verified -> report
+#              make demo CLIPS=folder does the same on your own videos
+# make test    the tests
+# make check   ruff, mypy, import-linter
+
+PYTHON ?= python3
+DEMO ?= demo
+CLIPS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test check clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; use make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/mmldm demo --out $(DEMO) $(if $(CLIPS),--clips '$(CLIPS)')
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) $(DEMO)

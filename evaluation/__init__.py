@@ -1,0 +1,1 @@
+"""Looking at results and measuring them: reports, reconstruction, the demo."""

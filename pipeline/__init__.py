@@ -1,0 +1,1 @@
+"""Videos in, committed latents out: sources, decoding, stages, engines."""

@@ -1,0 +1,1 @@
+"""Models trained from cached latents, never from video files."""
