@@ -1,0 +1,1 @@
+"""The autoencoder's models: KL-VAE and vocoder."""
