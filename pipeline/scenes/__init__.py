@@ -1,0 +1,1 @@
+"""Sounding scenes: procedural videos whose sound is caused by what is seen."""
