@@ -1,0 +1,1 @@
+"""The cache on disk: its commit log, snapshots, reading and verification."""

@@ -1,0 +1,236 @@
+"""Reading tensors by the log's rows: one contiguous pread, every slice checked by its CRC."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import google_crc32c
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from latents.cache.layout import CacheLayout, find_cache
+from latents.cache.refs import read_recipe, require_ref
+from latents.cache.rows import LatentRow, latent_row
+from latents.cache.snapshot import Snapshot, load_snapshot
+from latents.errors import CacheError, DamagedError, StaleFieldError
+from latents.fields import LEVELS, Level
+from latents.recipe import Recipe, recipe_differences
+
+_ROWS_AT_A_TIME = 1024
+
+
+def read_tensor(
+    layout: CacheLayout, row: LatentRow, start: int = 0, stop: int | None = None
+) -> NDArray[Any]:
+    """Slices [start, stop) of a tensor along its first axis, as an array of the caller's own.
+
+    Raises:
+        ValueError: The tensor has no such slices.
+        DamagedError: The shard is missing or short, or a slice's CRC-32C differs; with the
+            shard's path and the offset of the first damaged slice, or of the shard's end.
+    """
+    stop = row.shape[0] if stop is None else stop
+    if not 0 <= start <= stop <= row.shape[0]:
+        raise ValueError(f"no slices [{start}, {stop}) in a tensor of shape {tuple(row.shape)}")
+    dtype = np.dtype(row.dtype)
+    slice_bytes = math.prod(row.shape[1:]) * dtype.itemsize
+    offset, size = row.offset + start * slice_bytes, (stop - start) * slice_bytes
+    content = _pread(layout.shards / row.shard, f"shards/{row.shard}", offset, size)
+    tensor = np.frombuffer(content, dtype=dtype).reshape(stop - start, *row.shape[1:])
+    for index, part in enumerate(tensor, start=start):
+        if google_crc32c.value(part) != row.crc32c[index]:
+            raise DamagedError(
+                f"shards/{row.shard}",
+                row.offset + index * slice_bytes,
+                f"{row.field} of clip {row.clip}, slice {index}, fails its CRC-32C",
+            )
+    return tensor
+
+
+def _pread(path: Path, name: str, offset: int, size: int) -> bytearray:
+    try:
+        with path.open("rb", buffering=0) as file:
+            end = os.fstat(file.fileno()).st_size
+            if end < offset + size:
+                raise DamagedError(name, end, f"ends {offset + size - end} bytes too early")
+            content = bytearray(size)
+            num_read = 0
+            while num_read < size:  # one call gives 2 GiB at most
+                view = memoryview(content)[num_read:]
+                num_new = os.preadv(file.fileno(), [view], offset + num_read)
+                if not num_new:
+                    raise DamagedError(name, offset + num_read, "was cut while it was read")
+                num_read += num_new
+    except FileNotFoundError:
+        raise DamagedError(name, 0, "the shard is missing") from None
+    except OSError as error:
+        raise DamagedError(name, offset, f"cannot be read ({error.strerror})") from error
+    return content
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CachedClip:
+    """One clip of a level: its rows by field name."""
+
+    clip: str
+    rows: Mapping[str, LatentRow]
+
+    @property
+    def num_windows(self) -> int:
+        """Training windows of the clip; 0 on a level without windows."""
+        return max((row.num_windows or 0) for row in self.rows.values())
+
+
+class ClipRows(Sequence[CachedClip]):
+    """Clips in order of key. They stay columns until one is asked for: a row is 5 KB as objects.
+
+    Args:
+        fields: By field name, the latents rows of the same clips in the same order.
+    """
+
+    def __init__(self, fields: Mapping[str, pa.Table]) -> None:
+        self._fields = dict(fields)
+        self._clips: pa.Array = next(iter(self._fields.values()))["clip"]
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    @overload
+    def __getitem__(self, index: int) -> CachedClip: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[CachedClip]: ...
+    def __getitem__(self, index: int | slice) -> CachedClip | Sequence[CachedClip]:
+        positions = range(len(self))[index]
+        if isinstance(positions, range):
+            return [self[position] for position in positions]
+        return next(self._between(positions, positions + 1))
+
+    def __iter__(self) -> Iterator[CachedClip]:
+        for start in range(0, len(self), _ROWS_AT_A_TIME):
+            yield from self._between(start, start + _ROWS_AT_A_TIME)
+
+    def _between(self, start: int, stop: int) -> Iterator[CachedClip]:
+        records = [table.slice(start, stop - start).to_pylist() for table in self._fields.values()]
+        for rows in zip(*records, strict=True):
+            by_field = zip(self._fields, map(latent_row, rows), strict=True)
+            yield CachedClip(clip=rows[0]["clip"], rows=dict(by_field))
+
+    @property
+    def num_windows(self) -> int:
+        """Training windows of all clips."""
+        columns = [table["num_windows"] for table in self._fields.values()]
+        return pc.sum(pc.max_element_wise(*columns)).as_py() or 0
+
+
+class CachedLevel:
+    """One level of a cache at one commit, with the recipes it was asked for.
+
+    Args:
+        layout: The cache.
+        snapshot: The rows.
+        level: For example ``kl``.
+        recipes: Field name to recipe digest.
+    """
+
+    def __init__(
+        self,
+        layout: CacheLayout,
+        snapshot: Snapshot,
+        *,
+        level: Level,
+        recipes: Mapping[str, str],
+    ) -> None:
+        self.layout = layout
+        self.commit = snapshot.commit
+        self.recipes = {field: recipes[field] for field in LEVELS[level]}
+        self.clips = ClipRows(
+            _of_the_same_clips({f: snapshot.rows_of(r) for f, r in self.recipes.items()})
+        )
+
+    @property
+    def num_windows(self) -> int:
+        """Training windows of all clips."""
+        return self.clips.num_windows
+
+    def __iter__(self) -> Iterator[CachedClip]:
+        return iter(self.clips)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def read(
+        self, clip: CachedClip, field: str, start: int = 0, stop: int | None = None
+    ) -> NDArray[Any]:
+        """Slices [start, stop) of a clip's tensor; raises `DamagedError` as `read_tensor`."""
+        return read_tensor(self.layout, clip.rows[field], start, stop)
+
+
+def open_cache(
+    root: Path | str,
+    *,
+    level: Level,
+    ref: str = "current",
+    recipes: Mapping[str, Recipe] | None = None,
+) -> CachedLevel:
+    """Opens one level of a cache, refusing latents that another recipe made.
+
+    Args:
+        root: The cache's folder.
+        level: ``clip`` or ``kl``.
+        ref: Which snapshot.
+        recipes: The recipes that the reader was made for, by field. None takes the ref's.
+
+    Raises:
+        CacheError: There is no such cache, ref or level.
+        StaleFieldError: A field was made by another recipe; it names the parts that differ.
+    """
+    layout = find_cache(Path(root))
+    pinned = require_ref(layout, ref)
+    if level not in LEVELS:
+        raise CacheError(f"{root}: there is no level {level!r}; there are {', '.join(LEVELS)}")
+    absent = [field for field in LEVELS[level] if field not in pinned.recipes]
+    if absent:
+        present = ", ".join(sorted(pinned.recipes)) or "no fields"
+        raise CacheError(
+            f"{root}: ref {ref!r} has no {' or '.join(absent)}; it has {present}. "
+            f"Ingest with `--levels {level}` to add it"
+        )
+    for field, wanted in (recipes or {}).items():
+        require_recipe(layout, field, pinned.recipes, wanted)
+    snapshot = load_snapshot(layout, pinned.commit)
+    return CachedLevel(layout, snapshot, level=level, recipes=pinned.recipes)
+
+
+def _of_the_same_clips(fields: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    """The rows of those clips that every field has."""
+    same = dict(fields)
+    for other in fields.values():
+        same = {
+            name: table.filter(pc.is_in(table["clip"], value_set=other["clip"]))
+            for name, table in same.items()
+        }
+    return same
+
+
+def require_recipe(
+    layout: CacheLayout, field: str, found: Mapping[str, str], wanted: Recipe
+) -> None:
+    """Raises `StaleFieldError` where a field's recipe is another than the wanted one."""
+    if field in found and found[field] != wanted.digest:
+        differences = recipe_differences(read_recipe(layout, found[field]), wanted)
+        raise StaleFieldError(
+            str(layout.root),
+            field,
+            found[field],
+            wanted.digest,
+            differences,
+            "Name the settings and encoder the cache was made with, or make the other latents in "
+            "a cache of their own (another --cache)",
+        )

@@ -1,0 +1,1 @@
+"""Shard formats: how tensors of clips are laid into immutable files."""

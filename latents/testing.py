@@ -1,0 +1,271 @@
+"""For tests: small caches of made-up latents, and the contract that every shard store keeps."""
+
+# ruff: noqa: D102 - the tests of a contract say in their names what they hold.
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from latents.cache.layout import CacheLayout, create_cache
+from latents.cache.log import CommitLog
+from latents.cache.refs import Ref, write_recipes, write_ref
+from latents.cache.rows import LatentRow, QuarantineRow, SourceRow, rows_to_table
+from latents.clip import ClipKey, WindowSpec
+from latents.recipe import Canonical, Recipe, sha256_hex
+from latents.store.protocol import ShardWriter, StoredTensor
+
+NUM_FRAMES = 8
+"""Frames of a made-up clip; windows of 4 frames start at each of its first 5."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FakeClip:
+    """Tensors of one clip of a source of its own."""
+
+    key: ClipKey
+    tensors: Mapping[str, NDArray[np.float16]]
+    """``kl.video`` (8, 4, 2, 2) and ``kl.audio`` (5, 4, 2, 2)."""
+
+
+def fake_clips(num_clips: int, *, seed: int = 0) -> list[FakeClip]:
+    """Clips whose tensors are a function of the seed and the clip's number."""
+    return [_fake_clip(index, seed) for index in range(num_clips)]
+
+
+def _fake_clip(index: int, seed: int) -> FakeClip:
+    generator = np.random.default_rng([seed, index])
+    shapes = {"kl.video": (NUM_FRAMES, 4, 2, 2), "kl.audio": (NUM_FRAMES - 3, 4, 2, 2)}
+    return FakeClip(
+        key=ClipKey(source_digest=sha256_hex(f"{seed} {index}".encode()), start_frame=0, fps=10),
+        tensors={
+            field: generator.normal(size=shape).astype(np.float16)
+            for field, shape in shapes.items()
+        },
+    )
+
+
+def fake_recipes(*, weights: str = "tiny", stride: int = 1) -> dict[str, Recipe]:
+    """Recipes of the ``kl`` level, with a ``clip`` recipe above each."""
+    specification: dict[str, Canonical] = {
+        "kl_vae": {"weights": weights},
+        "window": {"frames": 4, "stride": stride},
+    }
+    return {
+        f"kl.{sense}": Recipe(
+            field=f"kl.{sense}",
+            implementation=1,
+            specification=specification,
+            parents=(Recipe(field=f"clip.{sense}", implementation=1, specification={"fps": 10}),),
+        )
+        for sense in ("video", "audio")
+    }
+
+
+def make_cache(
+    root: Path,
+    *,
+    num_clips: int = 3,
+    seed: int = 0,
+    clips_per_commit: int = 2,
+    recipes: Mapping[str, Recipe] | None = None,
+) -> CacheLayout:
+    """A cache of `fake_clips` in tar shards, with ``refs/current`` at its last commit."""
+    layout = create_cache(root)
+    recipes = recipes or fake_recipes()
+    clips = fake_clips(num_clips, seed=seed)
+    for start in range(0, num_clips, clips_per_commit):
+        commit_clips(layout, clips[start : start + clips_per_commit], recipes)
+    digests = {field: recipe.digest for field, recipe in recipes.items()}
+    write_ref(layout, "current", Ref(commit=CommitLog(layout).head(), recipes=digests))
+    return layout
+
+
+def commit_clips(
+    layout: CacheLayout, clips: Sequence[FakeClip], recipes: Mapping[str, Recipe]
+) -> None:
+    """Writes clips into one tar shard and commits it."""
+    # Here, not at the top: webdataset imports torch, and most tests need neither.
+    from latents.store.tar_store import TarShardWriter
+
+    write_recipes(layout, recipes.values())
+    writer = TarShardWriter(layout.shards)
+    for clip in clips:
+        writer.add(str(clip.key), clip.tensors)
+    stored = writer.seal()
+    rows = [
+        fake_latent_row(clip, field, recipes[field], stored[str(clip.key), field])
+        for clip in clips
+        for field in clip.tensors
+    ]
+    sources = [fake_source_row(clip) for clip in clips]
+    CommitLog(layout).append(
+        {"latents": rows_to_table("latents", rows), "sources": rows_to_table("sources", sources)},
+        {"started": "2026-01-01T00:00:00Z"},
+    )
+
+
+def fake_latent_row(clip: FakeClip, field: str, recipe: Recipe, stored: StoredTensor) -> LatentRow:
+    """The row of a tensor, with its true sums."""
+    mean, logvar = np.split(clip.tensors[field].astype(np.float64), 2, axis=1)
+    axes = (0, 2, 3)
+    is_audio = field == "kl.audio"
+    grid = WindowSpec(frames=4, stride=1).grid(0, NUM_FRAMES)
+    return LatentRow(
+        clip=str(clip.key),
+        field=field,
+        recipe=recipe.digest,
+        source=clip.key.source_digest,
+        segment=0,
+        start_frame=clip.key.start_frame,
+        fps=clip.key.fps,
+        shard=stored.shard,
+        offset=stored.offset,
+        dtype=stored.dtype,
+        shape=list(stored.shape),
+        digest=stored.digest,
+        crc32c=list(stored.crc32c),
+        channel_count=mean.size // mean.shape[1],
+        mean_sum=mean.sum(axis=axes).tolist(),
+        square_sum=(mean**2 + np.exp(logvar)).sum(axis=axes).tolist(),
+        window_frames=grid.frames if is_audio else None,
+        window_stride=grid.stride if is_audio else None,
+        window_first_frame=grid.first_frame if is_audio else None,
+        num_windows=grid.num_windows if is_audio else None,
+        sample_rate=44100,
+        loudness_dbfs=-20.0,
+        sound_first_frame=0,
+        sound_stop_frame=NUM_FRAMES,
+        device="cpu",
+        versions="",
+        encode_seconds=0.0,
+    )
+
+
+def fake_source_row(clip: FakeClip) -> SourceRow:
+    """The record of a clip's source."""
+    digest = clip.key.source_digest
+    return SourceRow(
+        uri=f"file:///{digest[:8]}.mp4",
+        size=1000,
+        mtime_ns=0,
+        digest=digest,
+        segmentation=sha256_hex(b"segmentation"),
+        num_segments=1,
+    )
+
+
+def quarantine_table(
+    source_digest: str, *, source: str = "file:///bad.mp4", segment: int | None = None
+) -> pa.Table:
+    """One quarantine event."""
+    row = QuarantineRow(
+        source=source,
+        source_digest=source_digest,
+        segment=segment,
+        stage="decode",
+        recipe=sha256_hex(b"admission"),
+        error_class="DecodeError",
+        message="no video stream",
+        versions="",
+    )
+    return rows_to_table("quarantine", [row])
+
+
+class StoreTests:
+    """What every shard store does. A subclass below ``tests/`` says how one is opened."""
+
+    def open_shard(self, folder: Path) -> ShardWriter:
+        """A new shard in a folder."""
+        raise NotImplementedError
+
+    def seal(self, folder: Path, clips: Sequence[FakeClip]) -> dict[tuple[str, str], StoredTensor]:
+        """A sealed shard with some clips."""
+        writer = self.open_shard(folder)
+        for clip in clips:
+            writer.add(str(clip.key), clip.tensors)
+        return writer.seal()
+
+    def test_offsets_point_at_the_bytes_of_every_tensor(self, tmp_path: Path) -> None:
+        clips = fake_clips(3)
+        stored = self.seal(tmp_path, clips)
+
+        assert stored.keys() == {(str(clip.key), field) for clip in clips for field in clip.tensors}
+        for clip in clips:
+            for field, tensor in clip.tensors.items():
+                where = stored[str(clip.key), field]
+                shard = (tmp_path / where.shard).read_bytes()
+                assert shard[where.offset :][: tensor.nbytes] == tensor.tobytes()
+
+    def test_every_tensor_is_described_by_its_type_shape_and_checksums(
+        self, tmp_path: Path
+    ) -> None:
+        clip = fake_clips(1)[0]
+        stored = self.seal(tmp_path, [clip])
+
+        for field, tensor in clip.tensors.items():
+            where = stored[str(clip.key), field]
+            assert (where.dtype, where.shape) == (str(tensor.dtype), tensor.shape)
+            assert where.digest == sha256_hex(tensor.tobytes())
+            assert where.crc32c == tuple(google_crc32c.value(part.tobytes()) for part in tensor)
+
+    def test_a_shard_is_named_by_its_content(self, tmp_path: Path) -> None:
+        shards = {where.shard for where in self.seal(tmp_path, fake_clips(2)).values()}
+
+        assert [path.name for path in tmp_path.iterdir()] == list(shards)
+        (shard,) = tmp_path.iterdir()
+        assert hashlib.sha256(shard.read_bytes()).hexdigest() == shard.stem
+
+    def test_equal_tensors_give_equal_bytes(self, tmp_path: Path) -> None:
+        (tmp_path / "again").mkdir()
+
+        assert self.seal(tmp_path, fake_clips(2)) == self.seal(tmp_path / "again", fake_clips(2))
+
+    def test_other_tensors_give_another_shard(self, tmp_path: Path) -> None:
+        first = self.seal(tmp_path, fake_clips(1, seed=0)).values()
+        second = self.seal(tmp_path, fake_clips(1, seed=1)).values()
+
+        assert {where.shard for where in first}.isdisjoint(where.shard for where in second)
+
+    def test_a_tensor_that_is_not_contiguous_is_stored_in_c_order(self, tmp_path: Path) -> None:
+        tensor: NDArray[Any] = (
+            np.arange(48, dtype=np.float16).reshape(4, 3, 2, 2).transpose(1, 0, 2, 3)
+        )
+        writer = self.open_shard(tmp_path)
+        writer.add("clip", {"kl.video": tensor})
+        where = writer.seal()["clip", "kl.video"]
+
+        shard = (tmp_path / where.shard).read_bytes()
+        assert shard[where.offset :][: tensor.nbytes] == tensor.tobytes(order="C")
+        assert where.shape == (3, 4, 2, 2)
+
+    def test_a_sealed_shard_is_read_only(self, tmp_path: Path) -> None:
+        self.seal(tmp_path, fake_clips(1))
+
+        (shard,) = tmp_path.iterdir()
+        assert shard.stat().st_mode & 0o222 == 0
+
+    def test_num_bytes_counts_the_tensors(self, tmp_path: Path) -> None:
+        clip = fake_clips(1)[0]
+        writer = self.open_shard(tmp_path)
+        assert writer.num_bytes == 0
+        writer.add(str(clip.key), clip.tensors)
+
+        assert writer.num_bytes == sum(tensor.nbytes for tensor in clip.tensors.values())
+        writer.discard()
+
+    def test_nothing_remains_of_a_discarded_shard(self, tmp_path: Path) -> None:
+        writer = self.open_shard(tmp_path)
+        writer.add("clip", fake_clips(1)[0].tensors)
+        writer.discard()
+        writer.discard()
+
+        assert list(tmp_path.iterdir()) == []
