@@ -1,0 +1,102 @@
+"""The process that decodes for `pipeline.isolation`, so that a native decoder may crash or hang.
+
+Run as ``python -m pipeline.decode_child REQUESTS EVENTS MODULE:FUNCTION``: two inherited pipe
+descriptors and the function to call. It ends with its parent, whose end of the request pipe closes.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any
+
+from pipeline.decode import DecodeEvent, SourceTask
+
+DecodeFunction = Callable[..., Iterator[DecodeEvent]]
+
+Request = tuple[SourceTask, dict[str, Any]]
+"""A source, and the keyword arguments to decode it with."""
+
+Message = DecodeEvent | None | str
+"""None is a sign of life. A string is the traceback of what is not the source's fault."""
+
+
+def send_message(connection: Connection, message: Message) -> None:
+    """Sends a message; arrays go as they lie in memory, not through the pickle."""
+    buffers: list[pickle.PickleBuffer] = []
+    body = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
+    parts = [buffer.raw() for buffer in buffers]
+    connection.send((body, [part.nbytes for part in parts]))
+    for part in parts:
+        while part:
+            part = part[os.write(connection.fileno(), part) :]
+
+
+def receive_message(connection: Connection) -> Message:
+    """Receives what `send_message` sent; its arrays are writable.
+
+    Raises:
+        EOFError: The other side is gone.
+    """
+    body, sizes = connection.recv()
+    parts = [bytearray(size) for size in sizes]
+    for part in parts:
+        # Not recv_bytes_into, which allocates all that is missing anew for each read.
+        rest = memoryview(part)
+        while rest:
+            num_bytes = os.readv(connection.fileno(), [rest])
+            if num_bytes == 0:
+                raise EOFError
+            rest = rest[num_bytes:]
+    message: Message = pickle.loads(body, buffers=parts)
+    return message
+
+
+def serve(requests: Connection, events: Connection, decode: DecodeFunction) -> None:
+    """Answers requests one after another, until the parent is gone."""
+    waiting: SimpleQueue[Request] = SimpleQueue()
+    threading.Thread(target=_listen, args=(requests, waiting), daemon=True).start()
+    send_message(events, None)
+    while True:
+        task, options = waiting.get()
+        try:
+            for event in decode(task, on_progress=lambda: send_message(events, None), **options):
+                send_message(events, event)
+        except BrokenPipeError:
+            return
+        except Exception:
+            # Carried to the parent, which raises it there.
+            send_message(events, traceback.format_exc())
+
+
+def _listen(requests: Connection, waiting: SimpleQueue[Request]) -> None:
+    """Takes requests even while decoding, and so sees at once when the parent is gone."""
+    while True:
+        try:
+            waiting.put(requests.recv())
+        except (EOFError, OSError):
+            os._exit(0)
+
+
+def main(arguments: list[str]) -> None:
+    """Serves over the pipes named by the arguments."""
+    # Ctrl-C is for the parent, which decides what becomes of work in hand.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    requests, events, target = arguments
+    module, function = target.split(":")
+    decode: DecodeFunction = getattr(import_module(module), function)
+    serve(
+        Connection(int(requests), writable=False), Connection(int(events), readable=False), decode
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

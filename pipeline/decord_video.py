@@ -1,0 +1,150 @@
+"""Pictures through decord, the default backend, wherever its answer can be trusted.
+
+decord (0.6.0, FFmpeg 4.1) pairs the n-th picture with the n-th packet time, and after a seek it
+may start elsewhere than asked. So it reads from the start, only files in which every packet is
+one picture, and only if its first picture is the one PyAV shows. Its colours are PyAV's. What it
+does not tell is that its decoder had to conceal damage; PyAV does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import decord
+import numpy as np
+
+from latents.clip import ClipSpec
+from latents.errors import DecodeError
+from pipeline.frames import fit_picture
+from pipeline.pyav_video import PacketTimes, VideoProbe, packet_times
+from pipeline.segments import Frame, Picture, PicturesRefusedError
+
+UNTIMED_FORMATS = frozenset({"avi", "mpeg", "mpegts"})
+"""Containers without timestamps of their own, or in which a seek to the start misses it."""
+
+MAX_DIFFERENCE = 4.0
+"""Mean absolute difference, of 255, between decord's and PyAV's first picture (they differ by
+rounding, if at all)."""
+
+MAX_SKIP = 64
+"""Most pictures to pass over in one call. At the end of a damaged stream decord gives 128 empty
+pictures and then waits for ever."""
+
+_NO_RECOVERY = 1e-9
+"""Share of pictures that decord may replace by a neighbour before it raises: none."""
+
+
+def read_pictures(
+    path: str, clip_spec: ClipSpec, *, probe: VideoProbe, source: str
+) -> Iterator[Picture]:
+    """All pictures of a file in one pass from its start.
+
+    Args:
+        path: Local file.
+        clip_spec: The frames' size and fit.
+        probe: The same file's first picture, by PyAV.
+        source: URI, for messages.
+
+    Raises:
+        PicturesRefusedError: From the iterator, before or after some pictures, or from a picture's
+            `render`; PyAV must be asked instead.
+    """
+    times = _trusted_times(path, probe, source)
+    reader = _Reader(path, clip_spec, probe)
+    reader.check_times(times)
+    if np.abs(reader.render(0).astype(np.int16) - probe.first_picture).mean() > MAX_DIFFERENCE:
+        raise PicturesRefusedError("its first picture is not the one that PyAV decodes")
+    for index, (time, duration) in enumerate(zip(times.times, times.durations, strict=True)):
+        yield Picture(
+            time=time - probe.first_time,
+            duration=duration or None,
+            render=partial(reader.render, index),
+        )
+    # To the very end, where pictures that were lost on the way come to light.
+    reader.render(len(times.times) - 1)
+
+
+def _trusted_times(path: str, probe: VideoProbe, source: str) -> PacketTimes:
+    if probe.container_format in UNTIMED_FORMATS:
+        raise PicturesRefusedError(
+            f"{probe.container_format} has no timestamps that it can seek by"
+        )
+    try:
+        times = packet_times(path, source=source)
+    except DecodeError as error:
+        raise PicturesRefusedError(error.reason) from error
+    if times is None or not times.times or times.times[0] != probe.first_time:
+        raise PicturesRefusedError("its packets and its pictures do not match one to one")
+    return times
+
+
+class _Reader:
+    """One decord reader, moved forwards only."""
+
+    def __init__(self, path: str, clip_spec: ClipSpec, probe: VideoProbe) -> None:
+        self._clip_spec, self._probe = clip_spec, probe
+        self._position = 0
+        self._last: tuple[int, Frame] | None = None
+        with _refusals():
+            self._video = decord.VideoReader(
+                path, ctx=decord.cpu(0), num_threads=1, fault_tol=_NO_RECOVERY
+            )
+            self._key_indices = np.asarray(self._video.get_key_indices())
+
+    def check_times(self, times: PacketTimes) -> None:
+        """Refuses a stream of which decord sees other packets than PyAV."""
+        num_pictures = len(self._video)
+        if num_pictures != len(times.times):
+            raise PicturesRefusedError(f"{num_pictures} packets, but PyAV finds {len(times.times)}")
+        with _refusals():
+            seconds = self._video.get_frame_timestamp(range(num_pictures))[:, 0].astype(np.float64)
+        wanted = np.array([float(time) for time in times.times])
+        half_interval = (wanted[-1] - wanted[0]) / max(1, num_pictures - 1) / 2
+        # Not exact, because decord's are float32 and from the stream's stated start.
+        if np.abs((seconds - seconds[0]) - (wanted - wanted[0])).max() > half_interval:
+            raise PicturesRefusedError("its packets have other times than PyAV finds")
+
+    def render(self, index: int) -> Frame:
+        """The frame for a picture; indices must not decrease from call to call."""
+        if self._last is None or self._last[0] != index:
+            with _refusals():
+                self._pass_over(index - self._position)
+                picture = self._video.next().asnumpy()
+            self._position = index + 1
+            frame = fit_picture(
+                picture,
+                size=self._clip_spec.size,
+                fit=self._clip_spec.fit,
+                pixel_aspect=self._probe.pixel_aspect,
+            )
+            self._last = (index, frame)
+        return self._last[1]
+
+    def _pass_over(self, num_pictures: int) -> None:
+        """Decodes pictures without converting them."""
+        # decord seeks instead of decoding when a key frame lies in what it is told to skip.
+        stop = self._position + num_pictures
+        first_key, last_key = np.searchsorted(self._key_indices, [self._position, stop], "right")
+        if 0 < num_pictures <= MAX_SKIP and 0 < first_key == last_key:
+            self._video.skip_frames(num_pictures)
+        else:
+            for _ in range(num_pictures):
+                self._video.next()
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turns decord's errors, and its early end, into a refusal."""
+    try:
+        yield
+    except (
+        decord.DECORDError,
+        decord.DECORDLimitReachedError,
+        AssertionError,
+        RuntimeError,
+        StopIteration,
+        ValueError,
+    ) as error:
+        raise PicturesRefusedError(str(error)[-200:]) from error

@@ -1,0 +1,300 @@
+"""The engine on Ray: actors that decode, actors that encode, and a loop that feeds them.
+
+Ray schedules; it never decides what is committed. Results go to the one committer of the
+driver, and what a lost actor had in hand is tried again a bounded number of times.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayActorError, RayTaskError
+
+from latents.clip import Clip
+from latents.errors import ClipError, LatentError, WorkerDiedError
+from pipeline.decode import DecodeEvent, SegmentRejected, SourceDecoded
+from pipeline.job import EncodeJob, Task, open_producer
+from pipeline.stages import (
+    ClipRejected,
+    EncodeClip,
+    EncodedClip,
+    SourceFinished,
+    StageEvent,
+    load_stage,
+)
+
+MAX_ATTEMPTS = 3
+"""How often a task or clip is given to an actor that then dies, before it is given up."""
+POLL_SECONDS = 0.2
+ACTOR_CPUS = 0.5
+"""Of a core, for each decoding and each encoding actor: one of the two is mostly waiting."""
+
+
+class _DecodeActor:
+    """Produces the clips of a task, each announced by its segment number.
+
+    The driver reads the announcement and passes the clip on without fetching it.
+    """
+
+    def __init__(self, job: EncodeJob) -> None:
+        self._producer = open_producer(job)
+
+    def decode(self, task: Task) -> Iterator[DecodeEvent | int]:
+        for event in self._producer.produce(task):
+            if isinstance(event, Clip):
+                yield event.segment
+            yield event
+
+
+class _EncodeActor:
+    """Encodes clips; loads the model with the first one, so that its errors reach the driver."""
+
+    def __init__(self, job: EncodeJob) -> None:
+        self._job = job
+        self._encode: EncodeClip | None = None
+
+    def encode(self, clip: Clip) -> EncodedClip | ClipError:
+        if self._encode is None:
+            torch.set_num_threads(1)
+            self._encode = load_stage(self._job)
+        try:
+            return self._encode(clip)
+        except ClipError as error:
+            return error
+
+
+class RayEngine:
+    """Runs the stages on the Ray that this process has joined or started.
+
+    Args:
+        num_workers: Decoding actors, and encoding actors where there is no GPU; 0 for as many
+            as the cluster has cores.
+        in_flight_bytes: Bound on decoded clips waiting for an encoder.
+    """
+
+    def __init__(self, *, num_workers: int, in_flight_bytes: int) -> None:
+        self._num_workers = num_workers
+        self._in_flight_bytes = in_flight_bytes
+
+    def run(
+        self, job: EncodeJob, tasks: Sequence[Task], should_stop: Callable[[], bool]
+    ) -> Iterator[StageEvent]:
+        """Works on all tasks, in any order of completion; ends early when asked to stop.
+
+        Raises:
+            JobError: A fault that is not a clip's, from whichever actor met it.
+        """
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        num_decoders = self._num_workers or max(1, int(resources.get("CPU", 1)))
+        num_gpus = int(resources.get("GPU", 0)) if job.device == "cuda" else 0
+        run = _Run(
+            job,
+            tasks,
+            num_decoders=num_decoders,
+            num_encoders=num_gpus or num_decoders,
+            max_clips=max(2, self._in_flight_bytes // _clip_bytes(job)),
+        )
+        try:
+            yield from run.events(should_stop)
+        finally:
+            run.close()
+
+
+@dataclass(slots=True)
+class _Decoding:
+    """A task in a decoding actor's hands."""
+
+    task: Task
+    actor: Any
+    stream: Any
+    announced: int | None = None
+    """Segment of the clip that comes next."""
+    num_encoding: int = 0
+    num_segments: int | None = None
+    """Known once the task has been decoded to its end."""
+
+
+@dataclass(slots=True)
+class _Encoding:
+    """A clip waiting for, or in, an encoding actor's hands."""
+
+    decoding: _Decoding
+    segment: int
+    clip: Any
+    num_attempts: int = 0
+    actor: Any = None
+
+
+class _Run:
+    """The loop of one run: which actor holds what."""
+
+    def __init__(
+        self,
+        job: EncodeJob,
+        tasks: Sequence[Task],
+        *,
+        num_decoders: int,
+        num_encoders: int,
+        max_clips: int,
+    ) -> None:
+        gpus = 1 if job.device == "cuda" else 0
+        decoder: Any = ray.remote(num_cpus=ACTOR_CPUS)(_DecodeActor)
+        encoder: Any = ray.remote(num_cpus=ACTOR_CPUS, num_gpus=gpus)(_EncodeActor)
+        self._new_decoder: Callable[[], Any] = lambda: decoder.remote(job)
+        self._new_encoder: Callable[[], Any] = lambda: encoder.remote(job)
+        self._idle_decoders = [self._new_decoder() for _ in range(min(num_decoders, len(tasks)))]
+        self._idle_encoders = [self._new_encoder() for _ in range(min(num_encoders, len(tasks)))]
+        self._tasks = deque((task, 0) for task in tasks)
+        self._attempts: dict[str, int] = {}
+        self._max_clips = max_clips
+        self._decoding: dict[Any, _Decoding] = {}
+        self._waiting: deque[_Encoding] = deque()
+        self._encoding: dict[Any, _Encoding] = {}
+
+    def events(self, should_stop: Callable[[], bool]) -> Iterator[StageEvent]:
+        """Everything the stages give, until nothing is left."""
+        while self._tasks or self._decoding or self._waiting or self._encoding:
+            if should_stop():
+                return
+            self._assign()
+            full = len(self._waiting) + len(self._encoding) >= self._max_clips
+            watched = [*self._encoding, *([] if full else self._decoding)]
+            ready, _ = ray.wait(watched, num_returns=1, timeout=POLL_SECONDS)
+            for reference in ready:
+                if reference in self._encoding:
+                    yield from self._encoded(reference)
+                else:
+                    yield from self._decoded(reference)
+
+    def close(self) -> None:
+        """Ends all actors."""
+        decoding = (one.actor for one in self._decoding.values())
+        encoding = (one.actor for one in self._encoding.values())
+        for actor in [*self._idle_decoders, *self._idle_encoders, *decoding, *encoding]:
+            ray.kill(actor)
+
+    def _assign(self) -> None:
+        while self._tasks and self._idle_decoders:
+            task, num_attempts = self._tasks.popleft()
+            self._attempts[task.uri] = num_attempts
+            actor = self._idle_decoders.pop()
+            stream = actor.decode.options(
+                num_returns="streaming", _generator_backpressure_num_objects=4
+            ).remote(task)
+            self._decoding[stream] = _Decoding(task=task, actor=actor, stream=stream)
+        while self._waiting and self._idle_encoders:
+            encoding = self._waiting.popleft()
+            encoding.actor = self._idle_encoders.pop()
+            encoding.num_attempts += 1
+            self._encoding[encoding.actor.encode.remote(encoding.clip)] = encoding
+
+    def _decoded(self, stream: Any) -> Iterator[StageEvent]:
+        """Takes the next object of a decoding task."""
+        decoding = self._decoding[stream]
+        try:
+            reference = next(stream)
+            if decoding.announced is not None:
+                self._waiting.append(_Encoding(decoding, decoding.announced, reference))
+                decoding.announced = None
+                decoding.num_encoding += 1
+                return
+            event = ray.get(reference)
+        except StopIteration:
+            del self._decoding[stream]
+            self._idle_decoders.append(decoding.actor)
+            return
+        except RayActorError:
+            del self._decoding[stream]
+            self._idle_decoders.append(self._new_decoder())
+            yield from self._retry_task(decoding.task)
+            return
+        except RayTaskError as error:
+            raise _cause(error) from error
+        if isinstance(event, int):
+            decoding.announced = event
+        elif isinstance(event, SegmentRejected):
+            yield ClipRejected(
+                task=decoding.task, segment=event.segment, stage="decode", error=event.error
+            )
+        elif isinstance(event, SourceDecoded):
+            decoding.num_segments = event.num_segments
+            yield from self._finished(decoding)
+
+    def _encoded(self, reference: Any) -> Iterator[StageEvent]:
+        """Takes an encoded clip, or tries again where its actor died."""
+        encoding = self._encoding.pop(reference)
+        decoding = encoding.decoding
+        try:
+            result = ray.get(reference)
+        except RayActorError:
+            self._idle_encoders.append(self._new_encoder())
+            if encoding.num_attempts < MAX_ATTEMPTS:
+                self._waiting.append(encoding)
+                return
+            result = _worker_died(decoding.task)
+        except RayTaskError as error:
+            raise _cause(error) from error
+        else:
+            self._idle_encoders.append(encoding.actor)
+        decoding.num_encoding -= 1
+        if isinstance(result, ClipError):
+            yield ClipRejected(
+                task=decoding.task, segment=encoding.segment, stage="encode", error=result
+            )
+        else:
+            yield result
+        yield from self._finished(decoding)
+
+    def _finished(self, decoding: _Decoding) -> Iterator[StageEvent]:
+        if decoding.num_segments is not None and decoding.num_encoding == 0:
+            yield SourceFinished(task=decoding.task, num_segments=decoding.num_segments)
+
+    def _retry_task(self, task: Task) -> Iterator[StageEvent]:
+        """Clips already passed on are made again; the committer keeps one of each."""
+        num_attempts = self._attempts[task.uri] + 1
+        if num_attempts < MAX_ATTEMPTS:
+            self._tasks.append((task, num_attempts))
+        else:
+            yield ClipRejected(task=task, segment=None, stage="decode", error=_worker_died(task))
+
+
+def _worker_died(task: Task) -> WorkerDiedError:
+    return WorkerDiedError(task.uri, f"the worker died each of the {MAX_ATTEMPTS} times")
+
+
+def _cause(error: RayTaskError) -> BaseException:
+    """What an actor raised: ours as it was, so that it is reported like in process."""
+    cause = error.cause
+    return cause if isinstance(cause, LatentError) else error
+
+
+def _clip_bytes(job: EncodeJob) -> int:
+    """Bytes of the largest clip there can be, pictures and stereo sound at 48 kHz."""
+    spec = job.settings.clip
+    num_frames = spec.segment_frames + spec.tail_frames
+    return num_frames * 3 * spec.size**2 + spec.num_samples(num_frames, 48_000) * 2 * 4
+
+
+def start_ray(address: str | None, num_workers: int) -> None:
+    """Joins the cluster named, or starts Ray on this machine.
+
+    To be called before signal handlers are set: Ray sets one for SIGTERM.
+    """
+    if ray.is_initialized():
+        return
+    if address is not None:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        # Ray's own metrics and dashboard are of no use to a run of minutes on one machine.
+        ray.init(
+            num_cpus=num_workers or None,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )

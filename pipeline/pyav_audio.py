@@ -1,0 +1,165 @@
+"""Sound through PyAV: every channel at the stream's own rate, laid on the pictures' time line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from numpy.typing import NDArray
+
+from latents.errors import DecodeError, MissingSoundError
+from pipeline.pyav_video import open_file
+
+SYNC_TOLERANCE_SECONDS = Fraction(40, 1000)
+"""Blocks follow each other without a seam while their timestamps say the same within this much:
+Vorbis blocks are stamped up to 21 ms off, Matroska rounds to 1 ms, and clocks drift. Below what is
+noticed (45 ms, ITU-R BT.1359); beyond it, gaps are filled with zeros and overlaps trimmed."""
+
+_UNTIMED_FORMATS = frozenset({"avi"})
+"""Containers that hold no timestamps; what FFmpeg makes up from their headers can be far off."""
+
+_Samples = NDArray[np.float32]
+
+
+class PyavSound:
+    """The sound of one audio stream, decoded as it is asked for.
+
+    A packet that cannot be decoded leaves a gap, and a file that breaks off ends the sound: both
+    are then missing from what `read` says is present.
+    """
+
+    def __init__(
+        self, container: InputContainer, stream: AudioStream, *, source: str, start_time: Fraction
+    ) -> None:
+        self._source = source
+        self._frames = _decode_frames(container, stream)
+        first = next(self._frames, None)
+        if first is None:
+            raise MissingSoundError(
+                source, f"its audio stream ({stream.codec_context.name}) holds no sound"
+            )
+        self.sample_rate = first.sample_rate
+        self._num_channels = first.layout.nb_channels
+        self._blocks = self._place(
+            first, start_time, is_timed=container.format.name not in _UNTIMED_FORMATS
+        )
+        self._block: tuple[int, _Samples] | None = next(self._blocks, None)
+
+    def read(self, first_sample: int, num_samples: int) -> tuple[_Samples, NDArray[np.bool_]]:
+        """Sound (channel, sample), zero where there is none, and where there is some (sample).
+
+        Raises:
+            DecodeError: The rate or the number of channels changes on the way.
+        """
+        waveform = np.zeros((self._num_channels, num_samples), np.float32)
+        present = np.zeros(num_samples, np.bool_)
+        stop_sample = first_sample + num_samples
+        while self._block is not None:
+            position, samples = self._block
+            block_stop = position + samples.shape[1]
+            first, stop = max(position, first_sample), min(block_stop, stop_sample)
+            if first < stop:
+                waveform[:, first - first_sample : stop - first_sample] = samples[
+                    :, first - position : stop - position
+                ]
+                present[first - first_sample : stop - first_sample] = True
+            if block_stop >= stop_sample:
+                # Kept, since the next clip may begin within it.
+                break
+            self._block = next(self._blocks, None)
+        return waveform, present
+
+    def _place(
+        self, first: AudioFrame, start_time: Fraction, *, is_timed: bool
+    ) -> Iterator[tuple[int, _Samples]]:
+        """Blocks and the position of their first sample, without overlaps."""
+        tolerance = SYNC_TOLERANCE_SECONDS * self.sample_rate
+        frame: AudioFrame | None = first
+        stop: int | None = None
+        while frame is not None:
+            self._check_layout(frame)
+            samples = _to_float(frame)
+            stated = self._position(frame, start_time)
+            if stop is None:
+                position = 0 if stated is None else stated
+            elif stated is None or not is_timed or abs(stated - stop) <= tolerance:
+                position = stop
+            else:
+                position = max(stated, stop)
+                samples = samples[:, position - stated :]
+            if samples.shape[1]:
+                stop = position + samples.shape[1]
+                yield position, samples
+            frame = next(self._frames, None)
+
+    def _position(self, frame: AudioFrame, start_time: Fraction) -> int | None:
+        if frame.pts is None or frame.time_base is None:
+            return None
+        return round((frame.pts * frame.time_base - start_time) * self.sample_rate)
+
+    def _check_layout(self, frame: AudioFrame) -> None:
+        found = (frame.sample_rate, frame.layout.nb_channels)
+        if found != (self.sample_rate, self._num_channels):
+            raise DecodeError(
+                self._source,
+                f"its sound changes from {self.sample_rate} Hz and {self._num_channels} channels "
+                f"to {found[0]} Hz and {found[1]} channels",
+            )
+
+
+@contextmanager
+def open_sound(path: str, *, source: str, start_time: Fraction) -> Iterator[PyavSound | None]:
+    """The best audio stream of a file, or None if it has none that can be decoded.
+
+    Args:
+        path: Local file.
+        source: URI, for messages.
+        start_time: Presentation time, in seconds, of sample 0.
+
+    Raises:
+        DecodeError: The file cannot be opened.
+        MissingSoundError: There is an audio stream, but no sound in it.
+    """
+    with open_file(path, source=source) as container:
+        stream = container.streams.best("audio")
+        if isinstance(stream, AudioStream):
+            yield PyavSound(container, stream, source=source, start_time=start_time)
+        else:
+            yield None
+
+
+def _decode_frames(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:
+            # The file breaks off; the pictures' decoder says so if it matters to them.
+            return
+        if packet is None:
+            return
+        try:
+            yield from [frame for frame in packet.decode() if not frame.is_corrupt]
+        except av.FFmpegError:
+            # One bad packet is a gap, which the timestamps of the next ones show.
+            continue
+
+
+def _to_float(frame: AudioFrame) -> _Samples:
+    """Samples (channel, sample) in [-1, 1], from integers or floats, packed or planar."""
+    stored: NDArray[Any] = frame.to_ndarray()
+    if frame.format.is_packed:
+        stored = stored.reshape(-1, frame.layout.nb_channels).T
+    samples: _Samples = stored.astype(np.float32)
+    if stored.dtype == np.uint8:
+        samples = (samples - 128) / np.float32(128)
+    elif np.issubdtype(stored.dtype, np.integer):
+        samples /= np.float32(-float(np.iinfo(stored.dtype).min))
+    return samples
