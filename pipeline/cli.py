@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from latents.errors import ConfigError
 from latents.fields import LEVELS, Level
@@ -185,15 +185,18 @@ def encoder_identity(settings: IngestSettings) -> EncoderIdentity:
 def open_engine(
     name: Literal["local", "ray"], settings: IngestSettings, *, ray_address: str | None = None
 ) -> Engine:
-    """The engine of that name; Ray is joined, or started on this machine."""
+    """The engine of that name."""
     if name == "local":
         from pipeline.engine_local import LocalEngine
 
         return LocalEngine(num_workers=settings.run.num_workers)
-    from pipeline.engine_ray import RayEngine, start_ray
+    from pipeline.engine_ray import RayEngine
 
-    start_ray(ray_address or os.environ.get("RAY_ADDRESS"), settings.run.workers)
-    return RayEngine(num_workers=settings.run.workers, in_flight_bytes=settings.run.in_flight_bytes)
+    return RayEngine(
+        num_workers=settings.run.workers,
+        in_flight_bytes=settings.run.in_flight_bytes,
+        address=ray_address or os.environ.get("RAY_ADDRESS"),
+    )
 
 
 def _report_result(result: JobResult, arguments: argparse.Namespace, unit: str) -> int:

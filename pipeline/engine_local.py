@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 from pipeline.job import EncodeJob, Task, open_producer
 from pipeline.stages import EncodeClip, StageEvent, StoppedError, load_stage, work_on
@@ -23,9 +23,12 @@ class LocalEngine:
     def __init__(self, *, num_workers: int) -> None:
         self._num_workers = num_workers
 
+    def start(self) -> None:
+        """Nothing has to be started."""
+
     def run(
         self, job: EncodeJob, tasks: Sequence[Task], should_stop: Callable[[], bool]
-    ) -> Iterator[StageEvent]:
+    ) -> Generator[StageEvent, None, None]:
         """Works on all tasks, in any order of completion; ends early when asked to stop.
 
         Raises:

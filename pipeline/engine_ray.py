@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,21 +70,43 @@ class _EncodeActor:
 
 
 class RayEngine:
-    """Runs the stages on the Ray that this process has joined or started.
+    """Runs the stages on Ray; starts it on this machine where no cluster is named.
 
     Args:
         num_workers: Decoding actors, and encoding actors where there is no GPU; 0 for as many
             as the cluster has cores.
         in_flight_bytes: Bound on decoded clips waiting for an encoder.
+        address: Of a cluster to join.
     """
 
-    def __init__(self, *, num_workers: int, in_flight_bytes: int) -> None:
+    def __init__(
+        self, *, num_workers: int, in_flight_bytes: int, address: str | None = None
+    ) -> None:
         self._num_workers = num_workers
         self._in_flight_bytes = in_flight_bytes
+        self._address = address
+
+    def start(self) -> None:
+        """Joins the cluster or starts Ray, unless this process has done so already.
+
+        Before signal handlers are set: Ray sets one for SIGTERM.
+        """
+        if ray.is_initialized():
+            return
+        if self._address is not None:
+            ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            # Ray's metrics and dashboard are of no use to a run of minutes on one machine.
+            ray.init(
+                num_cpus=self._num_workers or None,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
 
     def run(
         self, job: EncodeJob, tasks: Sequence[Task], should_stop: Callable[[], bool]
-    ) -> Iterator[StageEvent]:
+    ) -> Generator[StageEvent, None, None]:
         """Works on all tasks, in any order of completion; ends early when asked to stop.
 
         Raises:
@@ -279,22 +301,3 @@ def _clip_bytes(job: EncodeJob) -> int:
     spec = job.settings.clip
     num_frames = spec.segment_frames + spec.tail_frames
     return num_frames * 3 * spec.size**2 + spec.num_samples(num_frames, 48_000) * 2 * 4
-
-
-def start_ray(address: str | None, num_workers: int) -> None:
-    """Joins the cluster named, or starts Ray on this machine.
-
-    To be called before signal handlers are set: Ray sets one for SIGTERM.
-    """
-    if ray.is_initialized():
-        return
-    if address is not None:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        # Ray's own metrics and dashboard are of no use to a run of minutes on one machine.
-        ray.init(
-            num_cpus=num_workers or None,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Protocol
@@ -47,9 +47,12 @@ BUDGET_IN_A_ROW = 100
 class Engine(Protocol):
     """Runs the stages of a job over tasks, somewhere."""
 
+    def start(self) -> None:
+        """Gets ready; called before signal handlers are set, and only where there is work."""
+
     def run(
         self, job: EncodeJob, tasks: Sequence[Task], should_stop: Callable[[], bool]
-    ) -> Iterator[StageEvent]:
+    ) -> Generator[StageEvent, None, None]:
         """Events of all tasks; for one source, its end comes after its clips."""
 
 
@@ -212,11 +215,14 @@ def refresh_kl(
     committer = _committer(layout, recipes, snapshot, settings)
     write_recipes(layout, recipes.values())
     with show_progress("encoded", len(tasks), unit="clips") as report:
-        for event in _until_stopped(engine, job, tasks, committer):
+
+        def take(event: StageEvent) -> None:
             _take(event, committer, outcome, recipes)
             if isinstance(event, SourceFinished):
                 outcome.finish(event.task.digest)
             report(outcome.tally)
+
+        _drive(engine, job, tasks, committer, take)
     commit = _move_current(layout, recipes)
     return JobResult(
         num_sources=len(clips),
@@ -249,7 +255,8 @@ def _run(
     for event_row in plan.quarantine_rows:
         committer.add_quarantine(event_row)
     with show_progress("ingested", len(plan.tasks)) as report:
-        for event in _until_stopped(engine, job, plan.tasks, committer):
+
+        def take(event: StageEvent) -> None:
             _take(event, committer, outcome, recipes, wanted)
             if isinstance(event, SourceFinished):
                 for hashed in by_digest[event.task.digest]:
@@ -258,6 +265,8 @@ def _run(
                     )
                 outcome.finish(event.task.digest)
             report(outcome.tally)
+
+        _drive(engine, job, plan.tasks, committer, take)
     return outcome
 
 
@@ -316,38 +325,48 @@ def _quarantine_row(
     )
 
 
-def _until_stopped(
-    engine: Engine, job: EncodeJob, tasks: Sequence[Task], committer: Committer
-) -> Iterator[StageEvent]:
-    """Events of an engine, then the last commit; on a signal, a commit and the error.
+def _drive(
+    engine: Engine,
+    job: EncodeJob,
+    tasks: Sequence[Task],
+    committer: Committer,
+    take: Callable[[StageEvent], None],
+) -> None:
+    """Hands each event of an engine to ``take``, and commits what is finished, however it ends.
 
     Raises:
-        InterruptedJobError: SIGINT or SIGTERM came; everything finished is committed.
+        InterruptedJobError: SIGINT or SIGTERM came.
+        FailureBudgetError: ``take`` found that too many sources fail.
     """
     if not tasks:
         committer.flush()
         return
+    engine.start()
+    received: list[int] = []
     try:
-        with _stop_signals() as received:
-            yield from engine.run(job, tasks, lambda: bool(received))
-            committer.flush()
-            if received:
-                raise InterruptedJobError(
-                    received[0],
-                    f"interrupted by {signal.Signals(received[0]).name}; everything finished is "
-                    "committed. Run the same command again and it goes on from there",
-                )
+        with (
+            _stop_signals(received),
+            contextlib.closing(engine.run(job, tasks, lambda: bool(received))) as events,
+        ):
+            for event in events:
+                take(event)
+        committer.flush()
     except FailureBudgetError:
         committer.flush()
         raise
     finally:
         committer.discard()
+    if received:
+        raise InterruptedJobError(
+            received[0],
+            f"interrupted by {signal.Signals(received[0]).name}; everything finished is "
+            "committed. Run the same command again and it goes on from there",
+        )
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects the first SIGINT or SIGTERM; a second one acts as it would have before."""
-    received: list[int] = []
+def _stop_signals(received: list[int]) -> Iterator[None]:
+    """Notes the first SIGINT or SIGTERM; a second one acts as it would have before."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -361,7 +380,7 @@ def _stop_signals() -> Iterator[list[int]]:
     for number in before:
         signal.signal(number, note)
     try:
-        yield received
+        yield
     finally:
         restore()
 
