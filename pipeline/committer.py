@@ -30,6 +30,7 @@ class Committer:
     Args:
         layout: The cache.
         recipes: Recipe of each field that will be added.
+        seen: The commit up to which ``present`` speaks.
         present: ``(recipe, clip)`` pairs already in the cache; they are dropped.
         open_shard: Starts a shard.
         shard_bytes: A shard this large is sealed and committed.
@@ -44,6 +45,7 @@ class Committer:
         layout: CacheLayout,
         *,
         recipes: Mapping[str, Recipe],
+        seen: int,
         present: set[tuple[str, str]],
         open_shard: Callable[[], ShardWriter],
         shard_bytes: int,
@@ -52,7 +54,7 @@ class Committer:
         run: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._log = CommitLog(layout)
+        self._log = CommitLog(layout, seen=seen)
         self._recipes = dict(recipes)
         self._present = present
         self._open_shard = open_shard

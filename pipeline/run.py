@@ -279,6 +279,7 @@ def _committer(
     return Committer(
         layout,
         recipes=recipes,
+        seen=snapshot.commit,
         present=_present_pairs(snapshot),
         open_shard=lambda: TarShardWriter(layout.shards),
         shard_bytes=settings.run.shard_bytes,
@@ -391,11 +392,15 @@ def _present_pairs(snapshot: Snapshot) -> set[tuple[str, str]]:
 
 
 def _move_current(layout: CacheLayout, recipes: Mapping[str, Recipe]) -> int:
-    """Points ``refs/current`` at the log's head and at these recipes; others stay."""
+    """Points ``refs/current`` at the log's head and at these recipes; others stay.
+
+    It never moves backwards: another driver may have moved it further meanwhile.
+    """
     head = CommitLog(layout).head()
     current = read_ref(layout, "current")
-    merged = dict(current.recipes if current else {})
-    merged |= {name: recipe.digest for name, recipe in recipes.items()}
-    if head >= 0 and (current is None or (current.commit, dict(current.recipes)) != (head, merged)):
-        write_ref(layout, "current", Ref(commit=head, recipes=merged))
+    found = dict(current.recipes) if current else {}
+    wanted = found | {name: recipe.digest for name, recipe in recipes.items()}
+    is_ahead = current is None or current.commit < head
+    if head >= 0 and (is_ahead or wanted != found):
+        write_ref(layout, "current", Ref(commit=head, recipes=wanted))
     return head

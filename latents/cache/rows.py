@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -110,14 +111,19 @@ _ARROW_TYPES: dict[str, pa.DataType] = {
     "list[int]": pa.list_(pa.int64()),
     "list[float] | None": pa.list_(pa.float64()),
 }
+_COLUMN_TYPES: dict[str, pa.DataType] = {"crc32c": pa.list_(pa.uint32())}
+"""Columns narrower than their annotation: checksums are most of a row."""
 
 
+@cache
 def row_schema(kind: RowKind) -> pa.Schema:
     """Arrow schema of a kind of rows."""
     return pa.schema(
         [
             pa.field(
-                column.name, _ARROW_TYPES[str(column.type)], nullable="None" in str(column.type)
+                column.name,
+                _COLUMN_TYPES.get(column.name, _ARROW_TYPES[str(column.type)]),
+                nullable="None" in str(column.type),
             )
             for column in fields(ROW_TYPES[kind])
         ]
@@ -146,14 +152,15 @@ def table_from_bytes(kind: RowKind, content: bytes) -> pa.Table:
     """
     wanted = row_schema(kind)
     try:
-        table = pq.ParquetFile(io.BytesIO(content)).read()
+        table = pq.ParquetFile(io.BytesIO(content)).read(use_threads=False)
         if table.schema.names != wanted.names:
             raise ValueError(f"{kind} rows have columns {table.schema.names}, not {wanted.names}")
         table = table.cast(wanted)
         if kind == "latents":
             _check_latents(table)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{kind} rows cannot be read: {error}") from error
+        first_line = str(error).partition("\n")[0]
+        raise ValueError(f"{kind} rows cannot be read: {first_line}") from error
     return table
 
 
