@@ -1,4 +1,7 @@
-"""What a clip and a window are. This is the only module that rounds time to frames and samples."""
+"""What a clip and a window are, and the one place where the grid is rounded to frames and samples.
+
+Only the timestamps of a media file are rounded elsewhere, by the decoder that reads them.
+"""
 
 from __future__ import annotations
 

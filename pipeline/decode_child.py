@@ -88,8 +88,9 @@ def _listen(requests: Connection, waiting: SimpleQueue[Request]) -> None:
 
 def main(arguments: list[str]) -> None:
     """Serves over the pipes named by the arguments."""
-    # Ctrl-C is for the parent, which decides what becomes of work in hand.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Sent to a whole job, these are for the parent, which decides what becomes of work in hand.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     requests, events, target = arguments
     module, function = target.split(":")
     decode: DecodeFunction = getattr(import_module(module), function)

@@ -56,14 +56,14 @@ def read_pictures(
     reader.check_times(times)
     if np.abs(reader.render(0).astype(np.int16) - probe.first_picture).mean() > MAX_DIFFERENCE:
         raise PicturesRefusedError("its first picture is not the one that PyAV decodes")
-    for index, (time, duration) in enumerate(zip(times.times, times.durations, strict=True)):
+    for index, (tick, duration) in enumerate(zip(times.ticks, times.durations, strict=True)):
         yield Picture(
-            time=time - probe.first_time,
-            duration=duration or None,
+            time=int(tick) * times.time_base - probe.first_time,
+            duration=int(duration) * times.time_base or None,
             render=partial(reader.render, index),
         )
     # To the very end, where pictures that were lost on the way come to light.
-    reader.render(len(times.times) - 1)
+    reader.render(len(times.ticks) - 1)
 
 
 def _trusted_times(path: str, probe: VideoProbe, source: str) -> PacketTimes:
@@ -75,7 +75,7 @@ def _trusted_times(path: str, probe: VideoProbe, source: str) -> PacketTimes:
         times = packet_times(path, source=source)
     except DecodeError as error:
         raise PicturesRefusedError(error.reason) from error
-    if times is None or not times.times or times.times[0] != probe.first_time:
+    if times is None or int(times.ticks[0]) * times.time_base != probe.first_time:
         raise PicturesRefusedError("its packets and its pictures do not match one to one")
     return times
 
@@ -96,14 +96,14 @@ class _Reader:
     def check_times(self, times: PacketTimes) -> None:
         """Refuses a stream of which decord sees other packets than PyAV."""
         num_pictures = len(self._video)
-        if num_pictures != len(times.times):
-            raise PicturesRefusedError(f"{num_pictures} packets, but PyAV finds {len(times.times)}")
+        if num_pictures != len(times.ticks):
+            raise PicturesRefusedError(f"{num_pictures} packets, but PyAV finds {len(times.ticks)}")
         with _refusals():
             seconds = self._video.get_frame_timestamp(range(num_pictures))[:, 0].astype(np.float64)
-        wanted = np.array([float(time) for time in times.times])
-        half_interval = (wanted[-1] - wanted[0]) / max(1, num_pictures - 1) / 2
+        wanted = (times.ticks - times.ticks[0]) * float(times.time_base)
+        half_interval = wanted[-1] / max(1, num_pictures - 1) / 2
         # Not exact, because decord's are float32 and from the stream's stated start.
-        if np.abs((seconds - seconds[0]) - (wanted - wanted[0])).max() > half_interval:
+        if np.abs(seconds - seconds[0] - wanted).max() > half_interval:
             raise PicturesRefusedError("its packets have other times than PyAV finds")
 
     def render(self, index: int) -> Frame:

@@ -190,8 +190,9 @@ class _Child:
         event_reader, event_writer = os.pipe()
         self._requests = Connection(request_writer, readable=False)
         self._events = Connection(event_reader, writable=False)
-        # FFmpeg's chatter; a file, because a pipe that nobody reads would block the child.
-        self._stderr: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (see end)
+        # FFmpeg's chatter; a file, because a pipe that nobody reads would block the child. `end`
+        # closes it.
+        self._stderr: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         arguments = [str(request_reader), str(event_writer), decode_function]
         try:
             self._process = subprocess.Popen(

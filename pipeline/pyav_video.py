@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from latents.clip import ClipSpec
 from latents.errors import DecodeError
@@ -50,12 +52,14 @@ class VideoProbe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PacketTimes:
-    """Presentation times of a video stream's packets, ascending."""
+    """When the packets of a video stream are to be shown, in order of time."""
 
-    times: tuple[Fraction, ...]
-    """Seconds."""
-    durations: tuple[Fraction, ...]
-    """Seconds; zero where not stated."""
+    ticks: NDArray[np.int64]
+    """Presentation times, ascending."""
+    durations: NDArray[np.int64]
+    """In ticks; zero where not stated."""
+    time_base: Fraction
+    """Seconds of a tick."""
 
 
 @contextmanager
@@ -154,8 +158,9 @@ def packet_times(path: str, *, source: str) -> PacketTimes | None:
         time_base = Fraction(stream.time_base or 1)
     ordered = sorted(ticks)
     return PacketTimes(
-        times=tuple(tick * time_base for tick in ordered),
-        durations=tuple(ticks[tick] * time_base for tick in ordered),
+        ticks=np.array(ordered, np.int64),
+        durations=np.array([ticks[tick] for tick in ordered], np.int64),
+        time_base=time_base,
     )
 
 
@@ -189,7 +194,7 @@ def _decode_frames(
     since = 0.0
     num_frames = 0
     while True:
-        with decode_errors(source, f"decoding breaks off at {since:.2f} s of its time"):
+        with decode_errors(source, f"decoding breaks off after timestamp {since:.2f} s"):
             frame = next(frames, None)
         if frame is None:
             return
@@ -198,7 +203,7 @@ def _decode_frames(
             num_frames += 1
             yield frame
         elif num_frames:
-            raise DecodeError(source, f"its picture at {since:.2f} s of its time is damaged")
+            raise DecodeError(source, f"its picture at timestamp {since:.2f} s is damaged")
 
 
 def _video_stream(container: InputContainer, source: str) -> VideoStream:
@@ -231,7 +236,8 @@ def _duration(frame: VideoFrame) -> Fraction | None:
 
 
 def _what_is_wrong(path: str) -> str:
-    file = Path(path)
-    if not file.exists():
-        return "does not exist"
-    return "cannot be opened as a video" if file.stat().st_size else "is empty"
+    try:
+        size = Path(path).stat().st_size
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return "cannot be opened as a video" if size else "is empty"

@@ -63,8 +63,8 @@ class Segment:
 
     number: int
     start_frame: int
-    frames: Frame
-    """(frame, 3, size, size)."""
+    frames: NDArray[np.uint8]
+    """RGB (frame, 3, size, size), 0..255."""
 
 
 def hold_pictures(
