@@ -106,7 +106,7 @@ def _synth(arguments: argparse.Namespace) -> int:
 
 def _ingest(arguments: argparse.Namespace) -> int:
     from latents.cache.layout import create_cache
-    from pipeline.run import ingest
+    from pipeline.ingest import ingest
     from pipeline.sources import find_sources
 
     settings = _settings(arguments)
@@ -128,7 +128,7 @@ def _ingest(arguments: argparse.Namespace) -> int:
 def _refresh(arguments: argparse.Namespace) -> int:
     from latents.cache.layout import find_cache
     from pipeline.recorded import recorded_settings
-    from pipeline.run import refresh_kl
+    from pipeline.refresh import refresh_kl
 
     layout = find_cache(arguments.cache)
     settings = _settings(arguments, base=recorded_settings(layout))
