@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
     except KeyboardInterrupt:
-        return _fail("interrupted before any work was done", EXIT_INTERRUPTED + 2)
+        return _fail("interrupted", EXIT_INTERRUPTED + 2)
     return status
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from latents.errors import InterruptedJobError
 
 if TYPE_CHECKING:
     from training.kl_vae import TrainProgress
@@ -53,14 +56,21 @@ def _train_kl_vae(arguments: argparse.Namespace) -> int:
         crop=settings.optimisation.crop,
         seed=settings.optimisation.seed,
     )
-    factor = train_kl_vae(
-        pictures,
-        settings,
-        out=arguments.out,
-        init=arguments.init,
-        resume=arguments.resume,
-        on_progress=_write_progress,
-    )
+    try:
+        factor = train_kl_vae(
+            pictures,
+            settings,
+            out=arguments.out,
+            init=arguments.init,
+            resume=arguments.resume,
+            on_progress=_write_progress,
+        )
+    except KeyboardInterrupt:
+        raise InterruptedJobError(
+            signal.SIGINT,
+            f"interrupted; the last checkpoint in {arguments.out} stays. Run the same command "
+            "with --resume and it goes on from there",
+        ) from None
     sys.stdout.write(f"{arguments.out}: trained, scaling factor {factor:.4f}\n")
     return 0
 
