@@ -25,7 +25,7 @@ demo: setup
 	$(BIN)/mmldm demo --out $(DEMO) $(if $(CLIPS),--clips '$(CLIPS)')
 
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 check: setup
 	$(BIN)/ruff check .

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.cli import positive_integer
+
 if TYPE_CHECKING:
     from evaluation.report.write import ReportResult
 
@@ -32,8 +34,8 @@ def _add_demo(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="OUT", help="a folder")
     parser.add_argument("--clips", type=Path, metavar="FOLDER", help="your videos; no scenes then")
     parser.add_argument("--engine", choices=("local", "ray"), default="ray")
-    parser.add_argument("--num-clips", type=_positive, default=48, help="scenes to make")
-    parser.add_argument("--seconds", type=_positive, default=4, help="length of a scene")
+    parser.add_argument("--num-clips", type=positive_integer, default=48, help="scenes to make")
+    parser.add_argument("--seconds", type=positive_integer, default=4, help="length of a scene")
     parser.set_defaults(run=_demo)
 
 
@@ -46,7 +48,7 @@ def _add_report(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--cache", required=True, type=Path, metavar="C")
     parser.add_argument("--out", required=True, type=Path, metavar="R.html")
-    parser.add_argument("--num-clips", type=_positive, default=8, help="clips to show")
+    parser.add_argument("--num-clips", type=positive_integer, default=8, help="clips to show")
     parser.add_argument(
         "--kl-vae",
         default="tiny",
@@ -112,10 +114,3 @@ def _summary(result: ReportResult) -> str:
 def _write(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number

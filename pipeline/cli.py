@@ -33,11 +33,13 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 def _add_synth(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("synth", help="make sounding scenes: mp4 files and clips.jsonl")
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--num-clips", type=_positive, default=48)
+    parser.add_argument("--num-clips", type=positive_integer, default=48)
     parser.add_argument("--seconds", type=_seconds, default=4.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fps", type=_positive, default=20)
-    parser.add_argument("--size", type=_positive, default=256, help="height and width, in pixels")
+    parser.add_argument("--fps", type=positive_integer, default=20)
+    parser.add_argument(
+        "--size", type=positive_integer, default=256, help="height and width, in pixels"
+    )
     parser.set_defaults(run=_synth)
 
 
@@ -163,15 +165,14 @@ def prepare_torch(settings: IngestSettings) -> str:
     """Sets the process-wide switches that latents depend on; returns the device's name."""
     import torch
 
-    torch.set_num_threads(1)
+    from pipeline.stages import configure_torch
+
+    configure_torch(settings.kl_vae.precision)
     device = settings.run.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("run.device is cuda, but torch finds no GPU; use run.device=cpu")
-    tf32 = settings.kl_vae.precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
     return device
 
 
@@ -224,7 +225,8 @@ def _levels(text: str) -> tuple[Level, ...]:
     return chosen
 
 
-def _positive(text: str) -> int:
+def positive_integer(text: str) -> int:
+    """A count given as an argument; raises `argparse.ArgumentTypeError` below 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")

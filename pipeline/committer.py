@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from latents.cache.layout import CacheLayout
@@ -64,7 +65,7 @@ class Committer:
         self._run = dict(run)
         self._clock = clock
         self._shards: dict[Level, ShardWriter] = {}
-        self._clips: list[EncodedClip] = []
+        self._clips: list[tuple[EncodedClip, tuple[str, ...]]] = []
         self._sources: list[SourceRow] = []
         self._quarantine: list[QuarantineRow] = []
         self._last_flush = clock()
@@ -82,7 +83,9 @@ class Committer:
             if level not in self._shards:
                 self._shards[level] = self._open_shard()
             self._shards[level].add(clip, tensors)
-        self._clips.append(encoded)
+        added = tuple(field for tensors in by_level.values() for field in tensors)
+        # The tensors are in the shard now and need not wait in memory for their rows.
+        self._clips.append((replace(encoded, tensors={}), added))
         self.flush_if_due()
 
     def add_source(self, row: SourceRow) -> None:
@@ -106,7 +109,11 @@ class Committer:
         stored: dict[tuple[str, str], StoredTensor] = {}
         for shard in self._shards.values():
             stored |= shard.seal()
-        latents = [row for clip in self._clips for row in self._latent_rows(clip, stored)]
+        latents = [
+            self._latent_row(encoded, field, stored[str(encoded.key), field])
+            for encoded, added in self._clips
+            for field in added
+        ]
         tables: dict[RowKind, Any] = {
             "latents": rows_to_table("latents", latents),
             "sources": rows_to_table("sources", self._sources),
@@ -121,16 +128,6 @@ class Committer:
         for shard in self._shards.values():
             shard.discard()
         self._shards, self._clips, self._sources, self._quarantine = {}, [], [], []
-
-    def _latent_rows(
-        self, encoded: EncodedClip, stored: Mapping[tuple[str, str], StoredTensor]
-    ) -> list[LatentRow]:
-        clip = str(encoded.key)
-        return [
-            self._latent_row(encoded, field, stored[clip, field])
-            for field in encoded.tensors
-            if (clip, field) in stored
-        ]
 
     def _latent_row(self, encoded: EncodedClip, field: str, tensor: StoredTensor) -> LatentRow:
         sums = encoded.channel_sums.get(field)

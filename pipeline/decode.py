@@ -48,6 +48,10 @@ class SourceTask:
     scene: SceneRef | None
     digest: str
     """SHA-256, 64 hex digits, of the source's bytes, or of a scene's canonical description."""
+    size: int = 0
+    """Bytes of the file when it was hashed."""
+    mtime_ns: int = 0
+    """Time of its last change when it was hashed."""
     skip_segments: frozenset[int] = frozenset()
     """Segments encoded already: decoded past, not yielded."""
 

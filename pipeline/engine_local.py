@@ -106,6 +106,8 @@ def _work(
                 task = waiting.get_nowait()
                 for event in work_on(task, producer, encode):
                     results.put(event)
+                    if stop.is_set():
+                        raise StoppedError
         finally:
             producer.close()
     except (queue.Empty, StoppedError):

@@ -14,10 +14,16 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import (
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from latents.clip import Clip
-from latents.errors import ClipError, LatentError, WorkerDiedError
+from latents.errors import ClipError, ConfigError, JobError, LatentError, WorkerDiedError
 from pipeline.decode import DecodeEvent, SegmentRejected, SourceDecoded
 from pipeline.job import EncodeJob, Task, open_producer
 from pipeline.stages import (
@@ -32,6 +38,8 @@ from pipeline.stages import (
 MAX_ATTEMPTS = 3
 """How often a task or clip is given to an actor that then dies, before it is given up."""
 POLL_SECONDS = 0.2
+LOST = (RayActorError, ObjectLostError, OutOfMemoryError)
+"""An actor, its node or an object went away: worth another attempt."""
 ACTOR_CPUS = 0.5
 """Of a core, for each decoding and each encoding actor: one of the two is mostly waiting."""
 
@@ -93,16 +101,23 @@ class RayEngine:
         """
         if ray.is_initialized():
             return
-        if self._address is not None:
-            ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
+        if self._address is None:
             # Ray's metrics and dashboard are of no use to a run of minutes on one machine.
             ray.init(
+                address="local",
                 num_cpus=self._num_workers or None,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
+            return
+        try:
+            ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise ConfigError(
+                f"no Ray cluster answers at {self._address!r} ({error}); give another "
+                "--ray-address, or none to start Ray on this machine"
+            ) from error
 
     def run(
         self, job: EncodeJob, tasks: Sequence[Task], should_stop: Callable[[], bool]
@@ -113,8 +128,14 @@ class RayEngine:
             JobError: A fault that is not a clip's, from whichever actor met it.
         """
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        num_decoders = self._num_workers or max(1, int(resources.get("CPU", 1)))
+        # A decoder and an encoder take half a core each: more of them could not be placed.
+        num_cpus = max(1, int(resources.get("CPU", 1)))
+        num_decoders = min(self._num_workers or num_cpus, num_cpus)
         num_gpus = int(resources.get("GPU", 0)) if job.device == "cuda" else 0
+        if job.device == "cuda" and not num_gpus:
+            raise ConfigError(
+                "run.device is cuda, but the Ray cluster has no GPU; use --set run.device=cpu"
+            )
         run = _Run(
             job,
             tasks,
@@ -134,7 +155,7 @@ class _Decoding:
 
     task: Task
     actor: Any
-    stream: Any
+    num_attempts: int
     announced: int | None = None
     """Segment of the clip that comes next."""
     num_encoding: int = 0
@@ -172,8 +193,7 @@ class _Run:
         self._new_encoder: Callable[[], Any] = lambda: encoder.remote(job)
         self._idle_decoders = [self._new_decoder() for _ in range(min(num_decoders, len(tasks)))]
         self._idle_encoders = [self._new_encoder() for _ in range(min(num_encoders, len(tasks)))]
-        self._tasks = deque((task, 0) for task in tasks)
-        self._attempts: dict[str, int] = {}
+        self._tasks = deque((task, 1) for task in tasks)
         self._max_clips = max_clips
         self._decoding: dict[Any, _Decoding] = {}
         self._waiting: deque[_Encoding] = deque()
@@ -204,12 +224,11 @@ class _Run:
     def _assign(self) -> None:
         while self._tasks and self._idle_decoders:
             task, num_attempts = self._tasks.popleft()
-            self._attempts[task.uri] = num_attempts
             actor = self._idle_decoders.pop()
             stream = actor.decode.options(
                 num_returns="streaming", _generator_backpressure_num_objects=4
             ).remote(task)
-            self._decoding[stream] = _Decoding(task=task, actor=actor, stream=stream)
+            self._decoding[stream] = _Decoding(task=task, actor=actor, num_attempts=num_attempts)
         while self._waiting and self._idle_encoders:
             encoding = self._waiting.popleft()
             encoding.actor = self._idle_encoders.pop()
@@ -231,12 +250,12 @@ class _Run:
             del self._decoding[stream]
             self._idle_decoders.append(decoding.actor)
             return
-        except RayActorError:
+        except LOST:
             del self._decoding[stream]
             self._idle_decoders.append(self._new_decoder())
-            yield from self._retry_task(decoding.task)
+            yield from self._retry(decoding)
             return
-        except RayTaskError as error:
+        except RayError as error:
             raise _cause(error) from error
         if isinstance(event, int):
             decoding.announced = event
@@ -254,13 +273,13 @@ class _Run:
         decoding = encoding.decoding
         try:
             result = ray.get(reference)
-        except RayActorError:
+        except LOST:
             self._idle_encoders.append(self._new_encoder())
             if encoding.num_attempts < MAX_ATTEMPTS:
                 self._waiting.append(encoding)
                 return
             result = _worker_died(decoding.task)
-        except RayTaskError as error:
+        except RayError as error:
             raise _cause(error) from error
         else:
             self._idle_encoders.append(encoding.actor)
@@ -277,21 +296,25 @@ class _Run:
         if decoding.num_segments is not None and decoding.num_encoding == 0:
             yield SourceFinished(task=decoding.task, num_segments=decoding.num_segments)
 
-    def _retry_task(self, task: Task) -> Iterator[StageEvent]:
+    def _retry(self, decoding: _Decoding) -> Iterator[StageEvent]:
         """Clips already passed on are made again; the committer keeps one of each."""
-        num_attempts = self._attempts[task.uri] + 1
-        if num_attempts < MAX_ATTEMPTS:
-            self._tasks.append((task, num_attempts))
-        else:
-            yield ClipRejected(task=task, segment=None, stage="decode", error=_worker_died(task))
+        task = decoding.task
+        if decoding.num_attempts < MAX_ATTEMPTS:
+            self._tasks.append((task, decoding.num_attempts + 1))
+            return
+        yield ClipRejected(task=task, segment=None, stage="decode", error=_worker_died(task))
+        decoding.num_segments = 0
+        yield from self._finished(decoding)
 
 
 def _worker_died(task: Task) -> WorkerDiedError:
     return WorkerDiedError(task.uri, f"the worker died each of the {MAX_ATTEMPTS} times")
 
 
-def _cause(error: RayTaskError) -> BaseException:
+def _cause(error: RayError) -> BaseException:
     """What an actor raised: ours as it was, so that it is reported like in process."""
+    if not isinstance(error, RayTaskError):
+        return JobError(f"Ray failed: {error}")
     cause = error.cause
     return cause if isinstance(cause, LatentError) else error
 

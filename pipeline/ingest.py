@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from latents.cache.layout import CacheLayout
 from latents.cache.reader import require_recipe
-from latents.cache.refs import read_ref, write_recipes
+from latents.cache.refs import ancestral_recipes, read_ref, write_recipes
 from latents.cache.rows import QuarantineRow
 from latents.cache.snapshot import load_snapshot
 from latents.fields import Level
@@ -18,6 +18,7 @@ from pipeline.progress import Tally, show_progress
 from pipeline.recipes import (
     admission_digest,
     decode_versions,
+    encode_versions,
     segmentation_digest,
     wanted_recipes,
 )
@@ -57,15 +58,18 @@ def ingest(
     """
     started = time.monotonic()
     recipes = wanted_recipes(settings, encoder, levels)
-    current = read_ref(layout, "current")
-    for name, recipe in recipes.items():
-        require_recipe(layout, name, current.recipes if current else {}, recipe)
+    held = ancestral_recipes(layout, read_ref(layout, "current"))
+    # Parents too: a level made from other clips must not end up beside these.
+    for recipe in recipes.values():
+        for part in recipe.with_ancestors():
+            require_recipe(layout, part.field, held, part)
     snapshot = load_snapshot(layout)
     wanted = Wanted(
         recipes=frozenset(recipe.digest for recipe in recipes.values()),
         segmentation=segmentation_digest(settings),
         admission=admission_digest(settings),
         decode_versions=decode_versions(),
+        encode_versions=encode_versions(),
     )
     hashed = _hash(sources, known_files(snapshot), num_threads=settings.run.num_workers)
     plan = plan_ingest(hashed, snapshot, wanted)
@@ -95,6 +99,7 @@ def ingest(
             levels=levels,
             device=device,
             cache_root=layout.root,
+            weights_digest=encoder.weights_digest,
             reads_cached_clips=False,
         ),
         plan.tasks,

@@ -5,6 +5,7 @@ Nothing here imports torch, so that decoding workers stay small.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 from latents.cache.layout import CacheLayout
 from latents.cache.reader import CachedClip, read_tensor
 from latents.clip import Clip, ClipKey
+from latents.errors import DecodeError
 from latents.fields import Level
-from pipeline.decode import DecodeEvent, SourceDecoded, SourceTask
+from pipeline.decode import DecodeEvent, SegmentRejected, SourceDecoded, SourceTask
 from pipeline.isolation import IsolatedDecoder
 from pipeline.settings import IngestSettings
 
@@ -41,6 +43,8 @@ class EncodeJob:
     levels: tuple[Level, ...]
     device: str
     cache_root: Path
+    weights_digest: str
+    """Of the encoder whose recipes the latents get; a worker that loads another one refuses."""
     reads_cached_clips: bool
     """Tasks are `CachedClipTask`, else `SourceTask`."""
 
@@ -65,7 +69,15 @@ class DecodeClips:
     def produce(self, task: Task) -> Iterator[DecodeEvent]:
         """Decodes a source or renders a scene."""
         assert isinstance(task, SourceTask)
-        return self._decoder.decode(
+        if _has_changed(task):
+            # Its digest would name other bytes than those decoded.
+            error = DecodeError(
+                task.uri, "the file changed since it was hashed; ingest it again once it is whole"
+            )
+            yield SegmentRejected(segment=None, error=error)
+            yield SourceDecoded(num_segments=0)
+            return
+        yield from self._decoder.decode(
             task,
             clip_spec=self._settings.clip,
             window_spec=self._settings.window,
@@ -76,6 +88,16 @@ class DecodeClips:
     def close(self) -> None:
         """Ends the child process."""
         self._decoder.close()
+
+
+def _has_changed(task: SourceTask) -> bool:
+    if task.path is None:
+        return False
+    try:
+        stat = os.stat(task.path)
+    except OSError:
+        return False  # The decoder says what is wrong with it.
+    return (stat.st_size, stat.st_mtime_ns) != (task.size, task.mtime_ns)
 
 
 class ReadCachedClips:

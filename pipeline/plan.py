@@ -20,6 +20,7 @@ class Wanted:
     segmentation: str
     admission: str
     decode_versions: str
+    encode_versions: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +36,7 @@ class IngestPlan:
     num_present: int
     """Sources for which nothing is left to do."""
     num_quarantined: int
-    """Sources given up before, under these settings and versions."""
+    """Sources and segments given up before, under these settings and versions."""
 
 
 def known_files(snapshot: Snapshot) -> dict[str, KnownFile]:
@@ -53,7 +54,10 @@ def plan_ingest(
     done = _segments_done(snapshot, wanted.recipes)
     given_up = _segments_given_up(snapshot, wanted)
     lengths = _lengths(snapshot, wanted.segmentation)
-    on_record = {(row["uri"], row["digest"]) for row in snapshot.sources.to_pylist()}
+    on_record = {
+        (row["uri"], row["digest"], row["size"], row["mtime_ns"])
+        for row in snapshot.sources.to_pylist()
+    }
     tasks: dict[str, SourceTask] = {}
     source_rows: list[SourceRow] = []
     quarantine_rows: list[QuarantineRow] = []
@@ -63,16 +67,17 @@ def plan_ingest(
             quarantine_rows.append(_unreadable(hashed, wanted))
             continue
         digest = hashed.digest
-        skip = done.get(digest, frozenset[int | None]()) | given_up.get(digest, frozenset())
+        rejected = given_up.get(digest, frozenset())
+        skip = done.get(digest, frozenset[int | None]()) | rejected
         length = lengths.get(digest)
-        if None in skip:
-            num_quarantined += 1
-        elif length is not None and skip.issuperset(range(length)):
-            num_present += 1
-            if (hashed.source.uri, digest) not in on_record:
-                source_rows.append(source_row(hashed, wanted.segmentation, length))
+        is_over = None in skip or (length is not None and skip.issuperset(range(length)))
+        num_quarantined += len(rejected)
+        if is_over:
+            num_present += None not in skip
+            if (hashed.source.uri, digest, hashed.size, hashed.mtime_ns) not in on_record:
+                source_rows.append(source_row(hashed, wanted.segmentation, length or 0))
         elif digest not in tasks:
-            tasks[digest] = _task(hashed, {s for s in skip if s is not None})
+            tasks[digest] = source_task(hashed, {s for s in skip if s is not None})
     return IngestPlan(
         tasks=tuple(tasks.values()),
         source_rows=tuple(source_rows),
@@ -94,13 +99,16 @@ def source_row(hashed: HashedSource, segmentation: str, num_segments: int) -> So
     )
 
 
-def _task(hashed: HashedSource, skip: Set[int]) -> SourceTask:
+def source_task(hashed: HashedSource, skip: Set[int]) -> SourceTask:
+    """The task of decoding a source, less some of its segments."""
     source = hashed.source
     return SourceTask(
         uri=source.uri,
         path=None if source.path is None else str(source.path),
         scene=source.scene,
         digest=hashed.digest,
+        size=hashed.size,
+        mtime_ns=hashed.mtime_ns,
         skip_segments=frozenset(skip),
     )
 
@@ -124,16 +132,17 @@ def _segments_done(
 def _segments_given_up(snapshot: Snapshot, wanted: Wanted) -> Mapping[str, frozenset[int | None]]:
     """By source digest: segments quarantined under the same settings and decoder versions.
 
-    What an encoder refused is given up only for the same recipes.
+    What an encoder refused is given up only for the same recipes. Workers that died are no fault
+    of the clip for ever: it is tried again in the next run.
     """
     given_up: dict[str, set[int | None]] = {}
-    encoding = combined_digest(wanted.recipes)
+    reasons = (
+        (wanted.admission, wanted.decode_versions),
+        (combined_digest(wanted.recipes), wanted.encode_versions),
+    )
     for event in snapshot.quarantine.to_pylist():
-        same_decoding = (event["recipe"], event["versions"]) == (
-            wanted.admission,
-            wanted.decode_versions,
-        )
-        if same_decoding or event["recipe"] == encoding:
+        is_same = (event["recipe"], event["versions"]) in reasons
+        if is_same and event["error_class"] != "WorkerDiedError":
             given_up.setdefault(event["source_digest"], set()).add(event["segment"])
     return {source: frozenset(segments) for source, segments in given_up.items()}
 
@@ -144,11 +153,14 @@ def combined_digest(recipes: Iterable[str]) -> str:
 
 
 def _lengths(snapshot: Snapshot, segmentation: str) -> Mapping[str, int]:
-    """Number of segments of each source digest that was cut to the end."""
+    """Number of segments of each source digest that was cut to the end.
+
+    A source that gave none is as if it had never been cut: other settings may find some.
+    """
     return {
         row["digest"]: row["num_segments"]
         for row in snapshot.sources.to_pylist()
-        if row["segmentation"] == segmentation
+        if row["segmentation"] == segmentation and row["num_segments"] > 0
     }
 
 

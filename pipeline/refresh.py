@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from latents.cache.layout import CacheLayout
-from latents.cache.reader import open_cache
+from latents.cache.reader import CachedLevel, open_cache
 from latents.cache.refs import write_recipes
-from latents.cache.snapshot import load_snapshot
+from latents.cache.snapshot import Snapshot, load_snapshot
 from latents.models.kl_vae import EncoderIdentity
+from latents.recipe import Recipe
 from pipeline.job import CachedClipTask, EncodeJob
-from pipeline.recipes import kl_recipes
+from pipeline.plan import combined_digest
+from pipeline.recipes import encode_versions, kl_recipes
 from pipeline.run import (
     Engine,
     JobResult,
@@ -38,16 +41,19 @@ def refresh_kl(
     started = time.monotonic()
     recipes = kl_recipes(settings, encoder)
     parents = {parent.field: parent for recipe in recipes.values() for parent in recipe.parents}
-    clips = open_cache(layout.root, level="clip", recipes=parents)
+    pinned = open_cache(layout.root, level="clip", recipes=parents)
+    # Of the log's head: an interrupted ingest may have committed clips beyond the ref.
     snapshot = load_snapshot(layout)
+    clips = CachedLevel(layout, snapshot, level="clip", recipes=pinned.recipes)
     made = [set(snapshot.rows_of(recipe.digest)["clip"].to_pylist()) for recipe in recipes.values()]
     present = set.intersection(*made)
+    refused = _refused(snapshot, recipes)
     uris = {row["digest"]: row["uri"] for row in snapshot.sources.to_pylist()}
     tasks = tuple(
-        CachedClipTask(uri=uris.get(source, source), digest=source, clip=clip)
+        CachedClipTask(uri=uris.get(row.source, row.source), digest=row.source, clip=clip)
         for clip in clips
-        if clip.clip not in present
-        for source in [clip.rows["clip.video"].source]
+        for row in [clip.rows["clip.video"]]
+        if clip.clip not in present and (row.source, row.segment) not in refused
     )
     write_recipes(layout, recipes.values())
     outcome = run_tasks(
@@ -56,6 +62,7 @@ def refresh_kl(
             levels=("kl",),
             device=device,
             cache_root=layout.root,
+            weights_digest=encoder.weights_digest,
             reads_cached_clips=True,
         ),
         tasks,
@@ -64,14 +71,24 @@ def refresh_kl(
         to_quarantine=lambda event: encode_quarantine_row(event, recipes),
         unit="clips",
     )
-    num_present = len(clips) - len(tasks)
+    num_present = len(clips) - len(tasks) - len(refused)
     return JobResult(
         num_sources=len(clips),
         num_already_present=num_present,
         num_clips_encoded=outcome.tally.num_clips,
         num_kl_images=outcome.tally.num_images,
-        num_quarantined=outcome.tally.num_failures,
+        num_quarantined=outcome.tally.num_failures + len(refused),
         num_sources_with_rows=num_present + outcome.tally.num_clips,
         commit=move_current(layout, recipes),
         seconds=time.monotonic() - started,
     )
+
+
+def _refused(snapshot: Snapshot, recipes: Mapping[str, Recipe]) -> set[tuple[str, int]]:
+    """Source and segment of the clips that this encoder refused before."""
+    wanted = combined_digest(recipe.digest for recipe in recipes.values())
+    return {
+        (event["source_digest"], event["segment"])
+        for event in snapshot.open_quarantine()
+        if (event["recipe"], event["versions"]) == (wanted, encode_versions())
+    }

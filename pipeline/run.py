@@ -15,7 +15,7 @@ from latents.cache.layout import CacheLayout
 from latents.cache.log import CommitLog
 from latents.cache.refs import Ref, read_ref, write_ref
 from latents.cache.rows import QuarantineRow
-from latents.cache.snapshot import Snapshot
+from latents.cache.snapshot import Snapshot, load_snapshot
 from latents.errors import FailureBudgetError, InterruptedJobError
 from latents.recipe import Recipe
 from latents.store.tar_store import TarShardWriter
@@ -68,6 +68,7 @@ class Outcome:
     tally: Tally = field(default_factory=Tally)
     causes: Counter[str] = field(default_factory=Counter)
     accepted: set[str] = field(default_factory=set)
+    rejected: set[str] = field(default_factory=set)
     failed_in_a_row: int = 0
     num_failed: int = 0
 
@@ -79,13 +80,14 @@ class Outcome:
 
     def reject(self, rejected: ClipRejected) -> None:
         """Counts a clip or source that was given up."""
+        self.rejected.add(rejected.task.digest)
         self.tally.num_failures += 1
         self.causes[type(rejected.error).__name__] += 1
 
     def finish(self, digest: str) -> None:
         """Counts a source and raises `FailureBudgetError` where too many have failed."""
         self.tally.num_done += 1
-        failed = digest not in self.accepted
+        failed = digest in self.rejected - self.accepted
         self.num_failed += failed
         self.failed_in_a_row = self.failed_in_a_row + 1 if failed else 0
         num_done = self.tally.num_done
@@ -192,9 +194,13 @@ def quarantine_row(event: ClipRejected, *, recipe: str, versions: str) -> Quaran
 def move_current(layout: CacheLayout, recipes: Mapping[str, Recipe]) -> int:
     """Points ``refs/current`` at the log's head and at these recipes; others stay.
 
-    It never moves backwards: another driver may have moved it further meanwhile.
+    It never moves backwards: another driver may have moved it further meanwhile. Nor does it move
+    to recipes that no clip was made by.
     """
     head = CommitLog(layout).head()
+    made = set(load_snapshot(layout, head).latents["recipe"].to_pylist())
+    if not all(recipe.digest in made for recipe in recipes.values()):
+        return head
     current = read_ref(layout, "current")
     found = dict(current.recipes) if current else {}
     wanted = found | {name: recipe.digest for name, recipe in recipes.items()}

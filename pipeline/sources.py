@@ -114,7 +114,9 @@ def _expand(argument: str) -> Iterator[Source]:
         return
     path = Path(argument)
     if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in VIDEO_SUFFIXES)
+        files = sorted(
+            f for f in path.rglob("*") if f.suffix.lower() in VIDEO_SUFFIXES and f.is_file()
+        )
         if not files:
             raise SourceError(
                 f"{path} holds no video (looked through it for files named "
@@ -137,15 +139,18 @@ def _file(path: Path) -> Source:
 
 
 def _read_list(path: Path) -> Iterator[Path]:
-    lines = [line.strip() for line in path.read_text().splitlines()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} cannot be read as a list of paths: {error}") from error
     entries = [line for line in lines if line and not line.startswith("#")]
     if not entries:
         raise SourceError(f"{path} lists no paths")
     for number, entry in enumerate(entries, start=1):
         name = entry
-        if path.suffix == ".jsonl":
+        if path.suffix.lower() == ".jsonl":
             try:
-                name = json.loads(entry)["file"]
+                name = os.fspath(json.loads(entry)["file"])
             except (ValueError, KeyError, TypeError) as error:
                 raise SourceError(
                     f'{path}, entry {number}: wanted a JSON object with a "file", got '

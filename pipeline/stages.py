@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from latents.clip import Clip, ClipKey, ClipSpec, WindowGrid, WindowSpec, loudness_dbfs
-from latents.errors import ClipError, NonFiniteLatentError
+from latents.errors import ClipError, ModelError, NonFiniteLatentError
 from latents.fields import Level
 from latents.mel import MelSpec, downmix, mel_spec, resample, window_image
-from latents.models.kl_vae import load_kl_vae
+from latents.models.kl_vae import Precision, load_kl_vae
 from pipeline.decode import SegmentRejected, SourceDecoded
 from pipeline.job import ClipProducer, EncodeJob, Task
 
@@ -198,18 +198,32 @@ def channel_sums(moments: NDArray[np.float16]) -> ChannelSums:
     )
 
 
+def configure_torch(precision: Precision) -> None:
+    """Sets the process-wide switches that latents depend on, the same in every worker."""
+    torch.set_num_threads(1)
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
 def load_stage(job: EncodeJob, stop: threading.Event | None = None) -> EncodeClip:
     """The encode stage of a job, with its model in memory.
 
     Raises:
-        ModelError: The KL-VAE cannot be loaded.
+        ModelError: The KL-VAE cannot be loaded, or is not the one that the recipes name.
     """
     settings = job.settings
+    configure_torch(settings.kl_vae.precision)
     encoder = (
         load_kl_vae(settings.kl_vae.source, precision=settings.kl_vae.precision, device=job.device)
         if "kl" in job.levels
         else None
     )
+    if encoder is not None and encoder.identity.weights_digest != job.weights_digest:
+        raise ModelError(
+            f"{settings.kl_vae.source}: these weights ({encoder.identity.weights_digest[:12]}) are "
+            f"not those the run began with ({job.weights_digest[:12]}): they changed meanwhile, or "
+            "another machine has others under this name. Make them equal and run again"
+        )
     return EncodeClip(
         encoder=encoder,
         clip_spec=settings.clip,

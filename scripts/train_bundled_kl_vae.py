@@ -1,11 +1,19 @@
-"""Train the KL-VAE that is bundled with the package, from nothing but seeds.
+r"""Train the KL-VAE that is bundled with the package, from nothing but seeds.
 
 It learns from frames and mel images of synthetic scenes, and, so that it also codes real videos,
-from procedural pictures and sounds. Scenes come from a seed of their own; every other seed is held
+from procedural pictures and sounds. The scenes are those of one seed; every other seed is held
 out. Stop it at any time and run it again: it resumes from its last checkpoint, also with another
-number of steps or rate. ``--export`` writes the bundled weights from the last checkpoint.
+number of steps or size of crop. ``--export`` writes the bundled weights from the last checkpoint.
 
-    python scripts/train_bundled_kl_vae.py --run runs/kl_vae --steps 20000
+The bundled weights were made by these commands, in 75 minutes on one to two cores:
+
+    python scripts/train_bundled_kl_vae.py --run RUN --steps 8500 --decay-steps 4500   # to 4000
+    python scripts/train_bundled_kl_vae.py --run RUN --steps 7200 --decay-steps 2800 \
+        --crop 96 --batch-size 8
+    python scripts/train_bundled_kl_vae.py --run RUN --export
+
+Run again they give weights as good, but not the same bytes: the keys of the random numbers were
+changed between them, and another processor or number of threads changes the last bits.
 """
 
 from __future__ import annotations
@@ -19,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from training_pictures import draw_picture, make_sound
 
 from latents.torchaudio_stub import install_torchaudio_stub
 
@@ -27,14 +36,13 @@ install_torchaudio_stub()
 from latents.mel import mel_spec, window_image  # noqa: E402
 from latents.models.tiny_kl_vae import build_tiny_autoencoder  # noqa: E402
 from pipeline.scenes.catalogue import make_scene  # noqa: E402
-from scripts.training_pictures import draw_picture, make_sound  # noqa: E402
 from training.kl_vae import (  # noqa: E402
     KLVAETrainConfig,
     KLVAETrainer,
     TrainProgress,
     export_kl_vae,
-    pool_pictures,
 )
+from training.picture_stream import pool_pictures  # noqa: E402
 
 SEED = 20_000_001
 """Seed of the training scenes, pictures and sounds."""
@@ -93,14 +101,15 @@ def make_pool(workers: int) -> NDArray[np.uint8]:
     return np.concatenate(parts)
 
 
-def load_pool(path: Path, workers: int) -> torch.Tensor:
-    """The training pictures, made on first use."""
+def load_pool(path: Path, workers: int) -> NDArray[np.uint8]:
+    """The training pictures, made on first use and left on disk until they are read."""
     if not path.exists():
         began = time.monotonic()
-        pool = make_pool(workers)
-        np.save(path, pool)
-        _log.info("made %d pictures in %.0f s", len(pool), time.monotonic() - began)
-    return torch.from_numpy(np.load(path))
+        made = make_pool(workers)
+        np.save(path, made)
+        _log.info("made %d pictures in %.0f s", len(made), time.monotonic() - began)
+    pool: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    return pool
 
 
 class ProgressLog:
@@ -132,6 +141,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder for pool and checkpoint")
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--decay-steps", type=int, default=8_000)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=6e-4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--export", action="store_true", help="only write the bundled weights")
@@ -143,6 +154,8 @@ def main() -> None:
     config = KLVAETrainConfig(
         steps=arguments.steps,
         decay_steps=arguments.decay_steps,
+        batch_size=arguments.batch_size,
+        crop=arguments.crop,
         learning_rate=arguments.learning_rate,
         kl_weight=3e-6,
         shards=arguments.threads,
@@ -154,13 +167,12 @@ def main() -> None:
         trainer.restore(checkpoint)
         _log.info("resuming at step %d", trainer.step)
     if arguments.export:
-        every = pool[:: len(pool) // NUM_SCALING_PICTURES]
-        factor = export_kl_vae(trainer.average, BUNDLED, pictures=every, half=True)
+        some = torch.from_numpy(pool[:: len(pool) // NUM_SCALING_PICTURES].copy())
+        factor = export_kl_vae(trainer.average, BUNDLED, pictures=some, half=True)
         _log.info("%s: step %d, scaling factor %g", BUNDLED, trainer.step, factor)
         return
-    trainer.train(
-        pool_pictures(pool, config), checkpoint_folder=checkpoint, on_progress=ProgressLog()
-    )
+    pictures = pool_pictures(torch.from_numpy(pool.copy()), batch_size=config.batch_size, seed=SEED)
+    trainer.train(pictures, checkpoint_folder=checkpoint, on_progress=ProgressLog())
 
 
 if __name__ == "__main__":

@@ -77,8 +77,8 @@ def _texture(rng: np.random.Generator, *, smooth: bool = False) -> NDArray[np.fl
     index = int(rng.integers(len(textures)))
     if smooth:
         index = index // 6 * 6 + 5
-    top, left = rng.integers(0, CANVAS, 2)
-    return np.asarray(textures[index][top : top + CANVAS, left : left + CANVAS])
+    top, left = int(rng.integers(CANVAS)), int(rng.integers(CANVAS))
+    return textures[index][top : top + CANVAS, left : left + CANVAS]
 
 
 def _fill(rng: np.random.Generator, colour: Floats, *, detail: float) -> NDArray[np.float32]:
@@ -321,5 +321,5 @@ def _clicks(rng: np.random.Generator, time: Floats, sample_rate: int) -> Floats:
         2 * np.pi * 10 ** rng.uniform(2, 3.9) * time
     )
     size = 2 * len(time)
-    rung = np.fft.irfft(np.fft.rfft(impulses, size) * np.fft.rfft(ring, size), size)
-    return np.asarray(rung[: len(time)])
+    rung: Floats = np.fft.irfft(np.fft.rfft(impulses, size) * np.fft.rfft(ring, size), size)
+    return rung[: len(time)]

@@ -13,9 +13,6 @@ from latents.cache.reader import CachedClip, CachedLevel
 from latents.errors import CacheError, ConfigError
 from latents.mel import MelSpec, downmix, mel_spec, resample, window_image
 
-WINDOW_SECONDS = 1.6
-"""Sound of one mel image: 16 frames at 10 fps."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PictureSettings:
@@ -26,7 +23,12 @@ class PictureSettings:
     audio_share: float = 0.25
     """Part of each batch that is mel images; the rest is frames."""
 
+    window_seconds: float = 1.6
+    """Sound of one mel image: 16 frames at 10 fps."""
+
     def __post_init__(self) -> None:
+        if self.window_seconds <= 0:
+            raise ValueError(f"pictures.window_seconds is {self.window_seconds}; it must be > 0")
         if not 0 <= self.audio_share <= 1:
             raise ValueError(f"pictures.audio_share is {self.audio_share}; it is between 0 and 1")
 
@@ -53,6 +55,7 @@ class ClipPictures:
             raise CacheError(f"{level.layout.root}: the clip level holds no clips to train on")
         self._level = level
         self._mel: MelSpec = mel_spec(settings.mel)
+        self._window_seconds = settings.window_seconds
         self._num_mels = round(batch_size * settings.audio_share)
         self._batch_size = batch_size
         self._crop = crop
@@ -94,7 +97,7 @@ class ClipPictures:
         rate = clip.rows["clip.audio"].sample_rate
         assert rate is not None
         waveform = downmix(torch.from_numpy(self._level.read(clip, "clip.audio")))
-        length = round(WINDOW_SECONDS * rate)
+        length = round(self._window_seconds * rate)
         start = int(rng.integers(max(1, len(waveform) - length + 1)))
         mono = resample(waveform[start : start + length], rate, self._mel.sample_rate)
         missing = max(0, self._mel.min_samples - len(mono))

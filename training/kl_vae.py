@@ -9,32 +9,38 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 from torch.optim import AdamW
 
+from latents.durable import replace_file
 from latents.errors import ConfigError, ModelError
 from latents.models.kl_vae_files import AutoencoderKL, save_autoencoder
+from training.picture_stream import OpenPictures, generator_of, random_crops
 
 Loss = Literal["mse", "log_mse"]
 TrainPrecision = Literal["fp32", "bf16"]
 
-OpenPictures = Callable[[int], Iterator[Tensor]]
-"""Opens the stream of uint8 pictures (batch, 3, height, width) at a step."""
-
-_STATE_FILE = "state.json"
-_STILL_OPEN = ("steps", "decay_steps", "learning_rate", "checkpoint_steps", "shards")
-"""Settings that a resumed run may change, to end sooner or later than was planned."""
+CHECKPOINT_FILE = "checkpoint.safetensors"
+_STILL_OPEN = (
+    "steps",
+    "decay_steps",
+    "learning_rate",
+    "batch_size",
+    "crop",
+    "checkpoint_steps",
+    "shards",
+)
+"""Settings that a resumed run may change: to end sooner or later than was planned, or on larger
+crops, which are nearer to whole pictures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +66,7 @@ class KLVAETrainConfig:
     """``log_mse`` is the mean of log(error + 0.004) over the pictures: it climbs in decibels, so
     that smooth pictures count as much as busy ones."""
     kl_weight: float = 1e-6
-    """Weight of the KL divergence, summed over a latent and averaged over its elements."""
+    """Weight of the KL divergence, which is summed over a picture's latent."""
     ema_decay: float = 0.999
     """Decay of the moving average of the weights, which is what is kept."""
     precision: TrainPrecision = "bf16"
@@ -140,7 +146,7 @@ class KLVAETrainer:
             lr=config.learning_rate,
             betas=(0.9, 0.99),
             weight_decay=config.weight_decay,
-            fused=True,
+            foreach=True,
         )
 
     def train(
@@ -188,8 +194,8 @@ class KLVAETrainer:
     def _train_step(self, pictures: Tensor) -> tuple[float, float, float, float]:
         config = self.config
         device = self._parameters[0].device
-        rng = torch.Generator().manual_seed(_key(config.seed, self.step))
-        crops = _random_crops(pictures, config.crop, rng)
+        rng = generator_of(config.seed, "step", self.step)
+        crops = random_crops(pictures, config.crop, rng)
         latent = (self._latent_channels, *(side // self._downsample for side in crops.shape[-2:]))
         noise = torch.randn((len(crops), *latent), generator=rng).to(device)
         target = (crops.to(device).float() / 127.5 - 1).contiguous(
@@ -233,43 +239,45 @@ class KLVAETrainer:
         return _Shard(gradients=gradients, sums=torch.stack(sums))
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint; it replaces the one in this folder as a whole."""
-        aside = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        save_file(_contiguous(self.autoencoder.state_dict()), aside / "model.safetensors")
-        save_file(_contiguous(self.average.state_dict()), aside / "average.safetensors")
-        save_file(self._optimizer_tensors(), aside / "optimizer.safetensors")
-        state = {"step": self.step, "config": asdict(self.config)}
-        (aside / _STATE_FILE).write_text(json.dumps(state, indent=2) + "\n")
-        previous = folder.with_name(folder.name + ".previous")
-        shutil.rmtree(previous, ignore_errors=True)
-        if folder.exists():
-            os.replace(folder, previous)
-        os.replace(aside, folder)
-        shutil.rmtree(previous, ignore_errors=True)
+        """Write a checkpoint, one safetensors file; it replaces the one there as a whole."""
+        tensors = {
+            **{f"model.{name}": t for name, t in self.autoencoder.state_dict().items()},
+            **{f"average.{name}": t for name, t in self.average.state_dict().items()},
+            **{
+                f"optimizer.{index}.{name}": tensor
+                for index, values in self._optimizer.state_dict()["state"].items()
+                for name, tensor in values.items()
+            },
+        }
+        state = json.dumps({"step": self.step, "config": asdict(self.config)})
+        content = save({n: t.contiguous() for n, t in tensors.items()}, metadata={"state": state})
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / CHECKPOINT_FILE, content)
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint.
 
         Raises:
-            ModelError: It is damaged, or of another architecture.
+            ModelError: It is missing or damaged, or of another architecture.
             ConfigError: It was trained with other settings.
         """
+        path = folder / CHECKPOINT_FILE
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
         try:
-            state = json.loads((folder / _STATE_FILE).read_text())
-            model = load_file(folder / "model.safetensors")
-            average = load_file(folder / "average.safetensors")
-            optimizer = load_file(folder / "optimizer.safetensors")
-            self._check_config(folder, state["config"])
-            self.autoencoder.load_state_dict(model)
-            self.average.load_state_dict(average)
-            self._load_optimizer(optimizer)
-        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"{folder}: no usable checkpoint of this KL-VAE: {error}") from error
+            with safe_open(path, framework="pt") as file:
+                state = json.loads(file.metadata()["state"])
+                self._check_config(path, state["config"])
+                for name in file.keys():  # noqa: SIM118 - it is no dictionary
+                    part, _, rest = name.partition(".")
+                    parts[part][rest] = file.get_tensor(name)
+            self.autoencoder.load_state_dict(parts["model"])
+            self.average.load_state_dict(parts["average"])
+            self._load_optimizer(parts["optimizer"])
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"{path}: no usable checkpoint of this KL-VAE: {error}") from error
         self.step = int(state["step"])
 
-    def _check_config(self, folder: Path, found: dict[str, object]) -> None:
+    def _check_config(self, path: Path, found: dict[str, object]) -> None:
         wanted = json.loads(json.dumps(asdict(self.config)))
         differing = [
             f"{name} {found.get(name)!r} (now {value!r})"
@@ -278,41 +286,21 @@ class KLVAETrainer:
         ]
         if differing:
             raise ConfigError(
-                f"{folder}: the checkpoint was trained with other settings: "
-                f"{', '.join(differing)}. Use those, or start in an empty folder."
+                f"{path}: the checkpoint was trained with other settings: "
+                f"{', '.join(differing)}. Use those, or start afresh elsewhere."
             )
 
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
-        return {
-            f"{index}.{name}": tensor.contiguous()
-            for index, values in self._optimizer.state_dict()["state"].items()
-            for name, tensor in values.items()
-        }
-
+    @torch.no_grad()
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             index, _, entry = name.partition(".")
+            if tensor.ndim:
+                # Files keep no memory layout, and the optimiser wants that of the weight.
+                tensor = torch.empty_like(self._parameters[int(index)]).copy_(tensor)
             state.setdefault(int(index), {})[entry] = tensor
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def pool_pictures(pool: Tensor, config: KLVAETrainConfig) -> OpenPictures:
-    """A stream over pictures in memory, uint8 (picture, 3, height, width).
-
-    Each batch is drawn with replacement, keyed by (seed, step).
-    """
-    if len(pool) == 0:
-        raise ValueError("the pool holds no pictures")
-
-    def open_pictures(step: int) -> Iterator[Tensor]:
-        while True:
-            rng = torch.Generator().manual_seed(_key(config.seed + 1, step))
-            yield pool[torch.randint(len(pool), (config.batch_size,), generator=rng)]
-            step += 1
-
-    return open_pictures
 
 
 def export_kl_vae(
@@ -342,24 +330,3 @@ def export_kl_vae(
     register(scaling_factor=scaling_factor)
     save_autoencoder(autoencoder, folder, half=half)
     return scaling_factor
-
-
-def _random_crops(pictures: Tensor, crop: int, rng: torch.Generator) -> Tensor:
-    height, width = pictures.shape[-2:]
-    if min(height, width) < crop:
-        raise ValueError(f"pictures of {height}x{width} are smaller than the crop, {crop}")
-    tops = torch.randint(height - crop + 1, (len(pictures),), generator=rng).tolist()
-    lefts = torch.randint(width - crop + 1, (len(pictures),), generator=rng).tolist()
-    crops = [
-        picture[:, top : top + crop, left : left + crop]
-        for picture, top, left in zip(pictures, tops, lefts, strict=True)
-    ]
-    return torch.stack(crops)
-
-
-def _key(seed: int, step: int) -> int:
-    return (seed << 32) + step
-
-
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}

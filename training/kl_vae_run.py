@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from latents.errors import ConfigError
 from latents.models.kl_vae import load_kl_vae
+from latents.models.kl_vae_files import AutoencoderKL
 from latents.models.tiny_kl_vae import build_tiny_autoencoder
 from training.clip_pictures import ClipPictures, PictureSettings
 from training.kl_vae import KLVAETrainConfig, KLVAETrainer, TrainProgress, export_kl_vae
@@ -57,9 +59,15 @@ def train_kl_vae(
     autoencoder = (
         load_kl_vae(init).autoencoder if init else build_tiny_autoencoder(seed=config.seed)
     )
-    trainer = KLVAETrainer(autoencoder.requires_grad_(True), config)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    move: Callable[..., AutoencoderKL] = autoencoder.requires_grad_(True).to
+    trainer = KLVAETrainer(move(device), config)
     checkpoint = out / "checkpoint"
-    if resume and checkpoint.exists():
+    if checkpoint.exists():
+        if not resume:
+            raise ConfigError(
+                f"{out} holds a run already; go on with it by --resume, or name another --out"
+            )
         trainer.restore(checkpoint)
     trainer.train(pictures.open, checkpoint_folder=checkpoint, on_progress=on_progress)
     measured = torch.cat([pictures.batch(step) for step in range(NUM_BATCHES_MEASURED)])

@@ -12,9 +12,9 @@ from latents.cache.layout import CacheLayout
 from latents.cache.reader import CachedClip, CachedLevel
 from latents.cache.snapshot import Snapshot
 from latents.clip import Clip
-from pipeline.decode import DecodeEvent, SegmentRejected, SourceTask
+from pipeline.decode import DecodeEvent, SegmentRejected
 from pipeline.job import CachedClipTask, DecodeClips, ReadCachedClips
-from pipeline.plan import known_files
+from pipeline.plan import known_files, source_task
 from pipeline.recorded import Recorded
 from pipeline.scene_clips import SceneRef
 from pipeline.sources import HashedSource, Source, hash_sources
@@ -78,14 +78,7 @@ class Originals:
         return Unavailable(reason="the source is gone")
 
     def _decode(self, found: HashedSource, segment: int) -> Clip | Unavailable:
-        source = found.source
-        task = SourceTask(
-            uri=source.uri,
-            path=None if source.path is None else str(source.path),
-            scene=source.scene,
-            digest=found.digest,
-            skip_segments=frozenset(range(segment)),
-        )
+        task = source_task(found, frozenset(range(segment)))
         events = cast(Generator[DecodeEvent, None, None], self._decoder.produce(task))
         with contextlib.closing(events):
             for event in events:

@@ -70,6 +70,15 @@ def require_ref(layout: CacheLayout, name: str) -> Ref:
     return ref
 
 
+def ancestral_recipes(layout: CacheLayout, ref: Ref | None) -> dict[str, str]:
+    """Recipe digests of a ref's fields and of all fields that those were made from."""
+    found: dict[str, str] = {}
+    for digest in ref.recipes.values() if ref else ():
+        for ancestor in read_recipe(layout, digest).with_ancestors():
+            found[ancestor.field] = ancestor.digest
+    return found
+
+
 def write_recipes(layout: CacheLayout, recipes: Iterable[Recipe]) -> None:
     """Stores recipes and all they are made from; those already there are left alone.
 

@@ -61,8 +61,9 @@ class EncoderIdentity:
 class KLVAE:
     """A frozen KL-VAE with raw latents: moments and latents are never scaled here.
 
-    Every picture is encoded in a batch of one fixed shape, so its latents never depend on how many
-    others come with it. On one CPU thread equal pictures give equal bytes.
+    Every batch has one fixed shape and holds pictures of one call only, so latents never depend on
+    what else is encoded, before or beside. With a batch of 1 and one thread, as on the CPU, equal
+    pictures give equal bytes; in larger batches the place in the batch may change the last bits.
 
     Args:
         autoencoder: Moved to the device and frozen.

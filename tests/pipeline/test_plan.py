@@ -17,7 +17,11 @@ from pipeline.plan import Wanted, plan_ingest
 from pipeline.sources import HashedSource, Source, UnreadableSource
 
 WANTED = Wanted(
-    recipes=frozenset({"V", "A"}), segmentation="S", admission="D", decode_versions="av 1"
+    recipes=frozenset({"V", "A"}),
+    segmentation="S",
+    admission="D",
+    decode_versions="av 1",
+    encode_versions="torch 1",
 )
 
 
@@ -174,3 +178,36 @@ def test_an_unreadable_file_is_quarantined_and_the_rest_goes_on() -> None:
     assert [(row.source, row.error_class) for row in plan.quarantine_rows] == [
         ("/videos/x", "DecodeError")
     ]
+
+
+def test_a_source_given_up_before_it_was_cut_is_tried_again_under_other_settings() -> None:
+    held = snapshot(sources=[source("a", "aa", 0)], quarantine=[given_up("aa", None, "D", "av 1")])
+    assert plan_ingest([hashed("a", "aa")], held, WANTED).tasks == ()
+    other = replace(WANTED, admission="E")
+    assert len(plan_ingest([hashed("a", "aa")], held, other).tasks) == 1
+
+
+def test_what_an_encoder_refused_is_tried_again_with_its_new_versions() -> None:
+    event = replace(given_up("aa", 0, "A+V", "torch 1"), stage="encode")
+    held = snapshot(sources=[source("a", "aa", 1)], quarantine=[event])
+    assert plan_ingest([hashed("a", "aa")], held, WANTED).tasks == ()
+    newer = replace(WANTED, encode_versions="torch 2")
+    assert len(plan_ingest([hashed("a", "aa")], held, newer).tasks) == 1
+
+
+def test_a_worker_that_died_is_not_held_against_the_clip() -> None:
+    event = replace(given_up("aa", None, "D", "av 1"), error_class="WorkerDiedError")
+    assert len(plan_ingest([hashed("a", "aa")], snapshot(quarantine=[event]), WANTED).tasks) == 1
+
+
+def test_segments_given_up_count_as_quarantined_in_every_run() -> None:
+    held = snapshot(both("aa", 0), [source("a", "aa", 2)], [given_up("aa", 1, "D", "av 1")])
+    plan = plan_ingest([hashed("a", "aa")], held, WANTED)
+    assert (plan.num_present, plan.num_quarantined) == (1, 1)
+
+
+def test_a_touched_file_is_noted_so_that_it_is_hashed_once() -> None:
+    held = snapshot(both("aa", 0), [source("a", "aa", 1)])
+    touched = replace(hashed("a", "aa"), mtime_ns=2)
+    plan = plan_ingest([touched], held, WANTED)
+    assert [(row.uri, row.mtime_ns) for row in plan.source_rows] == [("/videos/a", 2)]
