@@ -1,7 +1,8 @@
 # make setup   an environment in .venv with everything the project needs
 # make demo    the main job, whole and small: scenes -> cache -> verified -> report
 #              make demo CLIPS=folder does the same on your own videos
-# make test    the tests
+# make test    the tests that guard every day
+# make test-slow  the rest: kills, real videos, Ray's losses
 # make check   ruff, mypy, import-linter
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ CLIPS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test test-slow check clean
 
 setup: $(VENV)/.installed
 
@@ -25,7 +26,10 @@ demo: setup
 	$(BIN)/mmldm demo --out $(DEMO) $(if $(CLIPS),--clips '$(CLIPS)')
 
 test: setup
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto -m 'not slow'
+
+test-slow: setup
+	$(BIN)/python -m pytest -q -n auto -m slow
 
 check: setup
 	$(BIN)/ruff check .

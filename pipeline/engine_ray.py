@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import (
     ObjectLostError,
     OutOfMemoryError,
@@ -22,17 +21,15 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from latents.clip import Clip
 from latents.errors import ClipError, ConfigError, JobError, LatentError, WorkerDiedError
-from pipeline.decode import DecodeEvent, SegmentRejected, SourceDecoded
-from pipeline.job import EncodeJob, Task, open_producer
+from pipeline.decode import SegmentRejected, SourceDecoded
+from pipeline.job import EncodeJob, Task
+from pipeline.ray_decode_actor import DecodeActor
+from pipeline.ray_encode_actor import EncodeActor
 from pipeline.stages import (
     ClipRejected,
-    EncodeClip,
-    EncodedClip,
     SourceFinished,
     StageEvent,
-    load_stage,
 )
 
 MAX_ATTEMPTS = 3
@@ -42,39 +39,6 @@ LOST = (RayActorError, ObjectLostError, OutOfMemoryError)
 """An actor, its node or an object went away: worth another attempt."""
 ACTOR_CPUS = 0.5
 """Of a core, for each decoding and each encoding actor: one of the two is mostly waiting."""
-
-
-class _DecodeActor:
-    """Produces the clips of a task, each announced by its segment number.
-
-    The driver reads the announcement and passes the clip on without fetching it.
-    """
-
-    def __init__(self, job: EncodeJob) -> None:
-        self._producer = open_producer(job)
-
-    def decode(self, task: Task) -> Iterator[DecodeEvent | int]:
-        for event in self._producer.produce(task):
-            if isinstance(event, Clip):
-                yield event.segment
-            yield event
-
-
-class _EncodeActor:
-    """Encodes clips; loads the model with the first one, so that its errors reach the driver."""
-
-    def __init__(self, job: EncodeJob) -> None:
-        self._job = job
-        self._encode: EncodeClip | None = None
-
-    def encode(self, clip: Clip) -> EncodedClip | ClipError:
-        if self._encode is None:
-            torch.set_num_threads(1)
-            self._encode = load_stage(self._job)
-        try:
-            return self._encode(clip)
-        except ClipError as error:
-            return error
 
 
 class RayEngine:
@@ -187,8 +151,8 @@ class _Run:
         max_clips: int,
     ) -> None:
         gpus = 1 if job.device == "cuda" else 0
-        decoder: Any = ray.remote(num_cpus=ACTOR_CPUS)(_DecodeActor)
-        encoder: Any = ray.remote(num_cpus=ACTOR_CPUS, num_gpus=gpus)(_EncodeActor)
+        decoder: Any = ray.remote(num_cpus=ACTOR_CPUS)(DecodeActor)
+        encoder: Any = ray.remote(num_cpus=ACTOR_CPUS, num_gpus=gpus)(EncodeActor)
         self._new_decoder: Callable[[], Any] = lambda: decoder.remote(job)
         self._new_encoder: Callable[[], Any] = lambda: encoder.remote(job)
         self._idle_decoders = [self._new_decoder() for _ in range(min(num_decoders, len(tasks)))]

@@ -17,6 +17,7 @@ import mmldm
 from latents.cache.inspect import inspect_cache
 from latents.cache.layout import find_cache
 from latents.cache.reader import open_cache
+from latents.cache.snapshot import load_snapshot
 from latents.cache.verify import verify_cache
 from pipeline.synth import synthesise
 
@@ -75,7 +76,6 @@ def test_the_number_of_workers_does_not_change_a_byte(tmp_path: Path, small_kl_v
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_ray_and_in_process_give_the_same_content(tmp_path: Path, small_kl_vae: Path) -> None:
     options = ("--levels", "clip,kl")
     assert ingest(tmp_path / "local", small_kl_vae, "scenes:0:4:2", options=options) == 0
@@ -204,3 +204,84 @@ def test_a_hundred_failures_in_a_row_stop_the_run_and_keep_what_was_made(
     summary = inspect_cache(find_cache(tmp_path / "c"))
     assert (summary.levels["kl"].num_clips, summary.num_quarantined) == (1, 100)
     assert summary.ref is None
+
+
+def test_a_cache_of_another_recipe_is_refused_with_what_differs(
+    tmp_path: Path, small_kl_vae: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest(tmp_path / "c", small_kl_vae, "scenes:0:1:2")
+    before = content(tmp_path / "c")
+    capsys.readouterr()
+    options = ("--set", "mel.name=audioldm16k", "--set", "window.stride=4")
+    assert ingest(tmp_path / "c", small_kl_vae, "scenes:1:1:2", options=options) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "kl.audio mel sample_rate: 22050 -> 16000" in message
+    assert "kl.audio window stride: 16 -> 4" in message
+    assert "a cache of their own" in message
+    assert content(tmp_path / "c") == before
+
+
+def test_a_clip_level_of_other_clips_is_refused_beside_the_kl_level(
+    tmp_path: Path, small_kl_vae: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest(tmp_path / "c", small_kl_vae, "scenes:0:1:2")
+    options = ("--levels", "clip", "--set", "clip.size=128")
+    assert ingest(tmp_path / "c", small_kl_vae, "scenes:0:1:2", options=options) == 2
+    assert "clip.video size: 64 -> 128" in capsys.readouterr().err
+
+
+def test_a_run_that_made_no_rows_leaves_current_as_it_was(
+    tmp_path: Path, small_kl_vae: Path
+) -> None:
+    (tmp_path / "text.mp4").write_text("this is no video")
+    assert ingest(tmp_path / "c", small_kl_vae, str(tmp_path / "text.mp4")) == 1
+    assert not (tmp_path / "c" / "refs" / "current.json").exists()
+    # Other settings are free as long as nothing was made with these.
+    assert (
+        ingest(tmp_path / "c", small_kl_vae, "scenes:0:1:4", options=("--set", "clip.fps=5")) == 0
+    )
+
+
+def test_a_file_that_changes_after_it_was_hashed_is_not_stored_under_the_old_digest(
+    tmp_path: Path, small_kl_vae: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import ingest as module
+
+    videos = tmp_path / "videos"
+    synthesise(videos, num_clips=1, seconds=2.0, seed=1, fps=10, height=64, width=64)
+    (video,) = videos.glob("*.mp4")
+    whole = video.read_bytes()
+    hash_sources = module.hash_sources
+
+    def hash_then_grow(*arguments: Any, **options: Any) -> Any:
+        hashed = hash_sources(*arguments, **options)
+        video.write_bytes(whole)
+        return hashed
+
+    video.write_bytes(whole[: len(whole) // 2])  # a copy is under way
+    monkeypatch.setattr(module, "hash_sources", hash_then_grow)
+    assert ingest(tmp_path / "c", small_kl_vae, str(video)) == 1
+    monkeypatch.undo()
+    assert ingest(tmp_path / "c", small_kl_vae, str(video)) == 0
+
+
+CLIPS = Path(__file__).resolve().parents[2].parent / "shared" / "clips"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not beside the checkout")
+def test_of_the_real_clips_35_become_rows_and_the_one_shorter_than_a_window_does_not(
+    tmp_path: Path, small_kl_vae: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ingest(tmp_path / "c", small_kl_vae, str(CLIPS / "good"), options=("--json",)) == 3
+    assert last_json(capsys)["num_sources_with_rows"] == 35
+    (event,) = load_snapshot(find_cache(tmp_path / "c")).open_quarantine()
+    assert event["source"].endswith("openl3_bento.mp4")
+    assert event["error_class"] == "TooShortError"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not beside the checkout")
+def test_the_awkward_clips_do_not_stop_the_run(tmp_path: Path, small_kl_vae: Path) -> None:
+    assert ingest(tmp_path / "c", small_kl_vae, str(CLIPS / "awkward")) == 3
+    assert verify_cache(find_cache(tmp_path / "c")) == []
