@@ -47,7 +47,8 @@ class RayEngine:
     Args:
         num_workers: Decoding actors, and encoding actors where there is no GPU; 0 for as many
             as the cluster has cores.
-        in_flight_bytes: Bound on decoded clips waiting for an encoder.
+        in_flight_bytes: Bound on decoded clips waiting for an encoder. Each decoding actor may
+            hold a few more that it has not handed over.
         address: Of a cluster to join.
     """
 

@@ -112,7 +112,7 @@ def run_tasks(
     on_finished: Callable[[SourceFinished], None] = lambda event: None,
     unit: str,
 ) -> Outcome:
-    """Works on all tasks with progress, and commits what is finished, however it ends.
+    """Works on all tasks with progress, and commits what is finished, when interrupted too.
 
     Args:
         job: What the workers must know.
@@ -217,7 +217,9 @@ def _drive(
     committer: Committer,
     take: Callable[[StageEvent], None],
 ) -> None:
-    """Hands each event of an engine to ``take``, and commits what is finished, however it ends.
+    """Hands each event of an engine to ``take``, and commits what is finished.
+
+    A fault of the job itself loses what was made since the last commit, and nothing else.
 
     Raises:
         InterruptedJobError: SIGINT or SIGTERM came.
@@ -244,8 +246,8 @@ def _drive(
     if received:
         raise InterruptedJobError(
             received[0],
-            f"interrupted by {signal.Signals(received[0]).name}; everything finished is "
-            "committed. Run the same command again and it goes on from there",
+            f"interrupted by {signal.Signals(received[0]).name}; what was finished is committed. "
+            "Run the same command again and it goes on from there",
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, cast
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from latents.models.kl_vae_files import (
     AutoencoderKL,
     load_autoencoder,
-    save_autoencoder,
     settings_of,
 )
 from latents.recipe import Canonical
@@ -191,11 +189,6 @@ def load_kl_vae(
     """
     autoencoder = load_autoencoder(source)
     return KLVAE(autoencoder, precision=precision, device=device, batch_size=batch_size)
-
-
-def save_kl_vae(vae: KLVAE, folder: Path, *, half: bool = False) -> None:
-    """Write a KL-VAE in diffusers' layout, as `save_autoencoder` does."""
-    save_autoencoder(vae.autoencoder, folder, half=half)
 
 
 def _identity(autoencoder: AutoencoderKL) -> EncoderIdentity:

@@ -23,7 +23,8 @@ from latents.cache.layout import create_cache
 from latents.cache.reader import CachedClip, open_cache
 from latents.errors import CacheError, ConfigError, ModelError
 from latents.fields import Level
-from latents.models.kl_vae import load_kl_vae, save_kl_vae
+from latents.models.kl_vae import load_kl_vae
+from latents.models.kl_vae_files import save_autoencoder
 from pipeline.engine_local import LocalEngine
 from pipeline.ingest import ingest
 from pipeline.scenes.catalogue import make_scene
@@ -193,7 +194,7 @@ def test_a_fine_tuned_decoder_is_accepted(
     kl_vae = load_kl_vae(str(small_kl_vae))
     with torch.no_grad():
         kl_vae.autoencoder.decoder.conv_out.bias += 0.2
-    save_kl_vae(kl_vae, tmp_path / "tuned")
+    save_autoencoder(kl_vae.autoencoder, tmp_path / "tuned")
 
     result = report_on(cache, tmp_path / "report.html", tmp_path / "tuned")
 

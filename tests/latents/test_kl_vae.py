@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from latents.errors import ModelError
 from latents.models import kl_vae_files
-from latents.models.kl_vae import KLVAE, load_kl_vae, save_kl_vae
-from latents.models.kl_vae_files import WEIGHTS_FILE, AutoencoderKL
+from latents.models.kl_vae import KLVAE, load_kl_vae
+from latents.models.kl_vae_files import WEIGHTS_FILE, AutoencoderKL, save_autoencoder
 from latents.models.tiny_kl_vae import build_tiny_autoencoder
 from pipeline.scenes.catalogue import make_scene
 
@@ -184,14 +184,14 @@ def test_identity_does_not_depend_on_the_precision_it_runs_in() -> None:
 
 
 def test_saving_and_loading_changes_nothing(vae: KLVAE, tmp_path: Path) -> None:
-    save_kl_vae(vae, tmp_path)
+    save_autoencoder(vae.autoencoder, tmp_path)
     loaded = load_kl_vae(str(tmp_path))
     assert loaded.identity == vae.identity
     assert torch.equal(loaded.encode(noise_pictures(1)), vae.encode(noise_pictures(1)))
 
 
 def test_half_precision_files_load_as_float32(vae: KLVAE, tmp_path: Path) -> None:
-    save_kl_vae(vae, tmp_path, half=True)
+    save_autoencoder(vae.autoencoder, tmp_path, half=True)
     loaded = load_kl_vae(str(tmp_path))
     weight = vae.autoencoder.encoder.conv_in.weight
     assert load_file(tmp_path / WEIGHTS_FILE)["encoder.conv_in.weight"].dtype == torch.float16
@@ -201,17 +201,17 @@ def test_half_precision_files_load_as_float32(vae: KLVAE, tmp_path: Path) -> Non
 def test_weights_beyond_float16_are_not_saved_as_such(vae: KLVAE, tmp_path: Path) -> None:
     vae.autoencoder.encoder.conv_in.bias.data[0] = 1e5
     with pytest.raises(ModelError, match=r"encoder\.conv_in\.bias"):
-        save_kl_vae(vae, tmp_path, half=True)
+        save_autoencoder(vae.autoencoder, tmp_path, half=True)
 
 
 def test_the_vae_of_a_pipeline_folder_is_found(vae: KLVAE, tmp_path: Path) -> None:
-    save_kl_vae(vae, tmp_path / "vae")
+    save_autoencoder(vae.autoencoder, tmp_path / "vae")
     (tmp_path / "model_index.json").write_text("{}")
     assert load_kl_vae(str(tmp_path)).identity == vae.identity
 
 
 def test_attention_under_its_former_names_is_read(vae: KLVAE, tmp_path: Path) -> None:
-    save_kl_vae(vae, tmp_path)
+    save_autoencoder(vae.autoencoder, tmp_path)
     renamed = {}
     for name, tensor in load_file(tmp_path / WEIGHTS_FILE).items():
         for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value")):
@@ -259,7 +259,7 @@ def to_ldm_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.fixture
 def small_ldm(vae: KLVAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """A checkpoint of kl-f8 in small, which is then what such files are expected to be."""
-    save_kl_vae(vae, tmp_path / "reference")
+    save_autoencoder(vae.autoencoder, tmp_path / "reference")
     monkeypatch.setattr(kl_vae_files, "_LDM_CONFIG", tmp_path / "reference" / "config.json")
     return to_ldm_names(load_file(tmp_path / "reference" / WEIGHTS_FILE))
 
@@ -293,7 +293,7 @@ def test_a_checkpoint_with_a_missing_weight_is_refused(
 
 
 def test_a_file_in_the_layout_of_diffusers_asks_for_its_folder(vae: KLVAE, tmp_path: Path) -> None:
-    save_kl_vae(vae, tmp_path)
+    save_autoencoder(vae.autoencoder, tmp_path)
     with pytest.raises(ModelError, match="give its folder"):
         load_kl_vae(str(tmp_path / WEIGHTS_FILE))
 
@@ -308,7 +308,7 @@ def test_the_config_for_original_checkpoints_is_that_of_kl_f8() -> None:
 
 
 def test_weights_that_do_not_fit_the_config_are_refused(vae: KLVAE, tmp_path: Path) -> None:
-    save_kl_vae(vae, tmp_path)
+    save_autoencoder(vae.autoencoder, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"latent_channels": 16}))
     with pytest.raises(ModelError, match="size mismatch for encoder"):
@@ -322,7 +322,7 @@ def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_weights_is_refused(vae: KLVAE, tmp_path: Path) -> None:
-    save_kl_vae(vae, tmp_path)
+    save_autoencoder(vae.autoencoder, tmp_path)
     (tmp_path / WEIGHTS_FILE).unlink()
     with pytest.raises(ModelError, match=r"wanted diffusion_pytorch_model\.safetensors"):
         load_kl_vae(str(tmp_path))
@@ -346,7 +346,7 @@ def test_a_hub_model_without_a_network_says_what_to_do(monkeypatch: pytest.Monke
 def test_a_hub_model_is_read_from_what_was_downloaded(
     vae: KLVAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_kl_vae(vae, tmp_path / "vae")
+    save_autoencoder(vae.autoencoder, tmp_path / "vae")
     monkeypatch.setattr(kl_vae_files, "snapshot_download", lambda *_, **__: str(tmp_path))
     assert load_kl_vae("organisation/name").identity == vae.identity
 
