@@ -19,6 +19,8 @@ class Field:
     """Name of the tensor inside the stored safetensors."""
     axes: str
     """What the axes are. The first axis is the one that is read and checksummed by row."""
+    has_row_per_window: bool = False
+    """The first axis counts windows, so that the log records the window grid beside it."""
 
 
 FIELDS: dict[str, Field] = {
@@ -51,6 +53,7 @@ FIELDS: dict[str, Field] = {
             parent="clip.audio",
             tensor="moments",
             axes="float16 (window, mean then logvar, height / 8, width / 8)",
+            has_row_per_window=True,
         ),
     )
 }

@@ -70,8 +70,8 @@ class Committer:
         self._quarantine: list[QuarantineRow] = []
         self._last_flush = clock()
 
-    def add_clip(self, encoded: EncodedClip) -> None:
-        """Takes the tensors of one clip, less those already in the cache."""
+    def add_clip(self, encoded: EncodedClip) -> bool:
+        """Takes the tensors of one clip, less those already in the cache; whether any is new."""
         clip = str(encoded.key)
         by_level: dict[Level, dict[str, Any]] = defaultdict(dict)
         for field, tensor in encoded.tensors.items():
@@ -84,9 +84,12 @@ class Committer:
                 self._shards[level] = self._open_shard()
             self._shards[level].add(clip, tensors)
         added = tuple(field for tensors in by_level.values() for field in tensors)
+        if not added:
+            return False
         # The tensors are in the shard now and need not wait in memory for their rows.
         self._clips.append((replace(encoded, tensors={}), added))
         self.flush_if_due()
+        return True
 
     def add_source(self, row: SourceRow) -> None:
         """Notes a source; after all its clips were added."""
@@ -131,7 +134,7 @@ class Committer:
 
     def _latent_row(self, encoded: EncodedClip, field: str, tensor: StoredTensor) -> LatentRow:
         sums = encoded.channel_sums.get(field)
-        grid = encoded.grid if field == "kl.audio" else None
+        grid = encoded.grid if FIELDS[field].has_row_per_window else None
         return LatentRow(
             clip=str(encoded.key),
             field=field,

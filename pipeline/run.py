@@ -133,8 +133,9 @@ def run_tasks(
 
         def take(event: StageEvent) -> None:
             if isinstance(event, EncodedClip):
-                committer.add_clip(event)
-                outcome.accept(event)
+                # A clip made again after a worker's death is neither stored nor counted twice.
+                if committer.add_clip(event):
+                    outcome.accept(event)
             elif isinstance(event, ClipRejected):
                 committer.add_quarantine(to_quarantine(event))
                 outcome.reject(event)

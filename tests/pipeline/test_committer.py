@@ -107,8 +107,8 @@ def test_levels_of_one_commit_lie_in_shards_of_their_own(layout: CacheLayout) ->
 def test_a_clip_made_twice_is_kept_once(layout: CacheLayout) -> None:
     # A worker died after it had passed the clip on, and its task was given to another.
     one = committer(layout)
-    one.add_clip(encoded(1))
-    one.add_clip(encoded(1))
+    assert one.add_clip(encoded(1))
+    assert not one.add_clip(encoded(1))
     one.flush()
     assert rows(layout) == [(name, "1") for name in FIELDS]
 

@@ -96,8 +96,9 @@ def test_a_source_whose_decoder_dies_is_decoded_again_and_nothing_is_doubled(
                     os._exit(1)
 
     monkeypatch.setattr(engine_ray, "DecodeActor", DiesAfterItsClip)
-    ingest(tmp_path / "c", small_kl_vae, engine)
+    result = ingest(tmp_path / "c", small_kl_vae, engine)
     assert marker.exists()
+    assert result.num_clips_encoded == NUM_CLIPS
     assert num_rows(tmp_path / "c") == 2 * NUM_CLIPS
     assert verify_cache(find_cache(tmp_path / "c")) == []
 
