@@ -33,15 +33,32 @@ def written_aside(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
 
 
 @contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Turns a full, read-only or missing disk into a `CacheError` that names the folder."""
+def writing_to(place: Path | str) -> Iterator[None]:
+    """Turns a full, read-only or missing disk or bucket into a `CacheError` that names it."""
     try:
         yield
     except OSError as error:
         raise CacheError(
-            f"{folder}: writing failed ({error.strerror}). What was committed before stays; mend "
+            f"{place}: writing failed ({reason(error)}). What was committed before stays; mend "
             "the disk and run the same command again"
         ) from error
+
+
+@contextmanager
+def reading_from(place: Path | str) -> Iterator[None]:
+    """Turns a disk or bucket that does not answer into a `CacheError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(
+            f"{place}: reading failed ({reason(error)}). Mend the disk or the network and run the "
+            "same command again"
+        ) from error
+
+
+def reason(error: OSError) -> str:
+    """What the system says of a fault, without the path."""
+    return error.strerror or str(error) or type(error).__name__
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -68,6 +85,14 @@ def create_file(path: Path, content: bytes) -> bool:
     # The loser syncs too: what it builds on the winner's file must not outlive that file.
     sync_folder(path.parent)
     return created
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, so that what is put there outlives a power cut."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,16 @@ class EncoderIdentity:
             "shift_factor": repr(self.shift_factor),
             "weights": self.weights_digest,
         }
+
+    @classmethod
+    def from_specification(cls, specification: Mapping[str, Any]) -> EncoderIdentity:
+        """Inverse of `specification`."""
+        return cls(
+            config=specification["architecture"],
+            scaling_factor=float(specification["scaling_factor"]),
+            shift_factor=float(specification["shift_factor"]),
+            weights_digest=specification["weights"],
+        )
 
 
 class KLVAE:

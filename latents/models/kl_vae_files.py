@@ -39,6 +39,11 @@ _LDM_PREFIXES = ("first_stage_model.", "vae.", "")
 _LDM_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 _FILE_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_MAX_NUMBER = 2**16
+_MAX_VALUES = 1024
+_MAX_BLOCKS = 16
+_MAX_LAYERS = 16
+"""Bounds of a config: beyond any KL-VAE, and little enough to build in a moment."""
 _OLD_ATTENTION_NAMES = {
     ".query.": ".to_q.",
     ".key.": ".to_k.",
@@ -49,25 +54,40 @@ _OLD_ATTENTION_NAMES = {
 
 def load_autoencoder(source: str) -> AutoencoderKL:
     """The autoencoder that a source names, in float32 on the CPU; see `load_kl_vae`."""
+    config, weights = autoencoder_files(source)
+    if config == _LDM_CONFIG:
+        return _from_ldm_checkpoint(weights)
+    tensors = _with_new_names(load_tensors(weights))
+    return _build(_read_config(config), tensors, str(config.parent))
+
+
+def autoencoder_files(source: str) -> tuple[Path, Path]:
+    """The config and the weights that `load_autoencoder` reads, found without loading them.
+
+    A checkpoint file has the bundled config of kl-f8. A model on the hub is downloaded, or its
+    local snapshot taken, as it is for loading.
+
+    Raises:
+        ModelError: The source names no KL-VAE.
+    """
     if source == TINY:
-        return _from_folder(_TINY_FOLDER)
+        return _files_in(_TINY_FOLDER)
     path = Path(source).expanduser()
     if path.is_dir():
-        return _from_folder(path)
+        return _files_in(path)
     if path.is_file():
-        return _from_ldm_checkpoint(path)
+        return _LDM_CONFIG, path
     if _HUB_ID.fullmatch(source) and path.suffix not in _FILE_SUFFIXES:
-        return _from_folder(_download(source))
+        return _files_in(_download(source))
     raise ModelError(
         f"{source}: there is no such file or folder. Wanted: {TINY!r}, a folder with config.json, "
         "a checkpoint file, or a model on the hub as organisation/name"
     )
 
 
-def _from_folder(folder: Path) -> AutoencoderKL:
+def _files_in(folder: Path) -> tuple[Path, Path]:
     for root in (folder, folder / "vae"):
-        config = _read_config(root / "config.json")
-        if config.get("_class_name") == "AutoencoderKL":
+        if _read_config(root / "config.json").get("_class_name") == "AutoencoderKL":
             break
     else:
         raise ModelError(
@@ -76,7 +96,7 @@ def _from_folder(folder: Path) -> AutoencoderKL:
         )
     for name in _WEIGHTS_FILES:
         if (root / name).exists():
-            return _build(config, _with_new_names(load_tensors(root / name)), str(root))
+            return root / "config.json", root / name
     raise ModelError(f"{root}: wanted {' or '.join(_WEIGHTS_FILES)}, found {_listing(root)}")
 
 
@@ -95,7 +115,7 @@ def _from_ldm_checkpoint(path: Path) -> AutoencoderKL:
     try:
         convert: Callable[..., dict[str, Tensor]] = convert_ldm_vae_checkpoint
         converted = convert(bare, config)
-    except (KeyError, IndexError) as error:
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: not the architecture of kl-f8: {error}") from error
     return _build(config, converted, str(path))
 
@@ -117,12 +137,13 @@ def _download(hub_id: str) -> Path:
 
 def _build(config: dict[str, Any], tensors: dict[str, Tensor], source: str) -> AutoencoderKL:
     """An autoencoder with exactly these weights, in float32."""
+    _check_size(config, source)
     try:
         with torch.device("meta"):
             autoencoder: AutoencoderKL = AutoencoderKL.from_config(config)
         weights = {name: tensor.float() for name, tensor in tensors.items()}
         autoencoder.load_state_dict(weights, strict=True, assign=True)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # diffusers fails in any way at a config that is not its own
         found = " ".join(str(error).split())
         raise ModelError(
             f"{source}: the weights are not those of its config: {found[:500]}"
@@ -130,12 +151,24 @@ def _build(config: dict[str, Any], tensors: dict[str, Tensor], source: str) -> A
     return autoencoder
 
 
+def _check_size(config: dict[str, Any], source: str) -> None:
+    """Refuses a config that would take long to build, whatever weights come with it."""
+    for name, value in config.items():
+        values = value if isinstance(value, list) else [value]
+        numbers = [one for one in values if isinstance(one, int | float)]
+        most = _MAX_LAYERS if name == "layers_per_block" else _MAX_NUMBER
+        is_moderate = all(abs(number) <= most for number in numbers)  # never so of NaN
+        most_values = _MAX_BLOCKS if name.endswith("_types") else _MAX_VALUES
+        if not is_moderate or len(values) > most_values:
+            raise ModelError(f"{source}: the config's {name[:100]} is beyond any KL-VAE")
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not a readable config: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path}: wanted a JSON object, found a {type(config).__name__}")

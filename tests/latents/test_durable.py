@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from latents.durable import create_file, replace_file, writing_to, written_aside
+from latents.durable import (
+    create_file,
+    make_folder,
+    reading_from,
+    replace_file,
+    writing_to,
+    written_aside,
+)
 from latents.errors import CacheError
 
 CONTENT_BYTES = 1 << 16
@@ -165,6 +172,61 @@ def test_files_may_be_read_by_whom_the_umask_allows(tmp_path: Path) -> None:
         os.umask(before)
 
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in "ab"] == [0o640, 0o640]
+
+
+@pytest.mark.parametrize(("inside", "doing"), [(writing_to, "writing"), (reading_from, "reading")])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device", "/deep/file"), "No space left on device"),
+        (OSError("the bucket does not answer"), "the bucket does not answer"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_a_fault_of_the_outside_world_is_a_cache_error_that_says_what_and_where(
+    inside: Any, doing: str, error: OSError, told: str
+) -> None:
+    with (
+        pytest.raises(
+            CacheError, match=f"^s3://bucket/cache: {doing} failed .{told}.[.] "
+        ) as caught,
+        inside("s3://bucket/cache"),
+    ):
+        raise error
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("inside", [writing_to, reading_from])
+def test_other_errors_pass(inside: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="ours"), inside(tmp_path):
+        raise ValueError("ours")
+
+
+def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
+    for _ in range(2):
+        make_folder(tmp_path / "a" / "b")
+
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_the_names_of_new_folders_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+
+    assert synced == [tmp_path.stat().st_ino, (tmp_path / "a").stat().st_ino]
+
+
+def test_a_file_is_no_place_for_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+
+    for folder in (tmp_path / "a", tmp_path / "a" / "b"):
+        with pytest.raises(FileExistsError):
+            make_folder(folder)
 
 
 def test_a_failing_disk_is_a_cache_error_that_names_the_folder(tmp_path: Path) -> None:
