@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import av
 import numpy as np
+from av.audio.codeccontext import AudioCodecContext
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
+from av.codec import Codec
+from av.codec.codec import UnknownCodecError
 from av.container import InputContainer
 from numpy.typing import NDArray
 
@@ -26,6 +31,8 @@ _UNTIMED_FORMATS = frozenset({"avi"})
 """Containers that hold no timestamps; what FFmpeg makes up from their headers can be far off."""
 
 _Samples = NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
 
 
 class PyavSound:
@@ -129,7 +136,8 @@ def open_sound(path: str, *, source: str, start_time: Fraction) -> Iterator[Pyav
     """
     with open_file(path, source=source) as container:
         stream = container.streams.best("audio")
-        if isinstance(stream, AudioStream):
+        # The best of all streams, not of those that FFmpeg has a decoder for.
+        if isinstance(stream, AudioStream) and stream.codec_context is not None:
             yield PyavSound(container, stream, source=source, start_time=start_time)
         else:
             yield None
@@ -137,19 +145,56 @@ def open_sound(path: str, *, source: str, start_time: Fraction) -> Iterator[Pyav
 
 def _decode_frames(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
     packets = container.demux(stream)
+    decoder = _decoder_of(stream)
     while True:
         try:
             packet = next(packets, None)
-        except av.FFmpegError:
-            # The file breaks off; the pictures' decoder says so if it matters to them.
+        except (av.FFmpegError, IndexError):
+            # The file breaks off, or another stream begins in its middle, which PyAV cannot
+            # follow; the pictures' decoder says so if it matters to them.
             return
         if packet is None:
             return
         try:
-            yield from [frame for frame in packet.decode() if not frame.is_corrupt]
+            yield from [frame for frame in decoder.decode(packet) if not frame.is_corrupt]
         except av.FFmpegError:
             # One bad packet is a gap, which the timestamps of the next ones show.
             continue
+
+
+def _decoder_of(stream: AudioStream) -> AudioCodecContext:
+    """FFmpeg's own decoder of a stream, or libopus for Opus."""
+    built_in: AudioCodecContext = stream.codec_context
+    libopus = _libopus() if built_in.codec.canonical_name == "opus" else None
+    if libopus is None:
+        return built_in
+    decoder = libopus.create("audio")
+    # The header: channels, gain, and how many samples at the start are not to be heard.
+    decoder.extradata = built_in.extradata
+    decoder.options = {
+        # Its default, integers, is cut off at full scale.
+        "request_sample_fmt": "flt",
+        # Without it, timestamps would not move with the samples that are left out.
+        "pkt_timebase": str(stream.time_base),
+    }
+    return decoder
+
+
+@cache
+def _libopus() -> Codec | None:
+    """The reference decoder of Opus, or None, with a warning, where FFmpeg comes without it.
+
+    FFmpeg's own turns whistles, bird song and the like into noise at full scale wherever the Opus
+    encoder took them for speech, as it does at low bit rates.
+    """
+    try:
+        return Codec("libopus", "r")
+    except UnknownCodecError:
+        _log.warning(
+            "PyAV's FFmpeg has no libopus; Opus sound is decoded by FFmpeg's own decoder, which "
+            "turns some of it into noise. Install PyAV from its wheels."
+        )
+        return None
 
 
 def _to_float(frame: AudioFrame) -> _Samples:

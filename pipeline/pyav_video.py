@@ -84,6 +84,9 @@ def decode_errors(source: str, what: str) -> Iterator[None]:
     except av.FFmpegError as error:
         message = (error.strerror or str(error)).strip()[:200]
         raise DecodeError(source, f"{what} (FFmpeg: {message})") from error
+    except IndexError as error:
+        # PyAV looks up a packet's stream among those there were when it opened the file.
+        raise DecodeError(source, f"{what}: another stream begins in the middle") from error
 
 
 def probe_video(path: str, clip_spec: ClipSpec, *, source: str) -> VideoProbe:

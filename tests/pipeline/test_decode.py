@@ -464,6 +464,16 @@ def test_a_source_without_an_audio_stream_is_rejected(tmp_path: Path) -> None:
     assert events[-1] == SourceDecoded(num_segments=0)
 
 
+def test_sound_of_a_codec_without_decoder_counts_as_none(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "unknown.mkv", tenths(20), sound=ramp(2))
+    path.write_bytes(path.read_bytes().replace(b"A_PCM/INT/LIT", b"A_UNHEARD_OF1"))
+
+    events = decode(path)
+
+    assert rejections(events) == [(None, MissingSoundError)]
+    assert "no audio stream that can be decoded" in str(events[0].error)
+
+
 def test_a_source_without_an_audio_stream_gets_silence_where_wanted(tmp_path: Path) -> None:
     path = write_video(tmp_path / "mute.mp4", tenths(20))
 
