@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import evaluation.cli
 import latents.cli
+import pipeline.cache_cli
 import pipeline.cli
 import training.cli
 from latents.errors import InterruptedJobError, JobError, LatentError
@@ -53,8 +54,11 @@ def _parser() -> argparse.ArgumentParser:
         "once, and models train from what was cached.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for package in (evaluation, pipeline, latents, training):
+    for package in (evaluation, pipeline, training):
         package.cli.add_commands(commands)
+    cache_verbs = latents.cli.add_commands(commands)
+    pipeline.cache_cli.add_cache_verbs(cache_verbs)
+    evaluation.cli.add_cache_verbs(cache_verbs)
     return parser
 
 

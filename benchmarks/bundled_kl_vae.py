@@ -9,21 +9,16 @@ not trained on; real videos are read from a folder, four frames and two windows 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
 from PIL import Image
+from record import write_result
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,7 +37,6 @@ FRAMES_PER_VIDEO = 4
 WINDOWS_PER_VIDEO = 2
 READ_SECONDS = 12.0
 BUNDLED = Path(__file__).resolve().parents[1] / "latents" / "models" / "tiny"
-RESULTS = Path(__file__).parent / "results" / "bundled_kl_vae.json"
 
 
 def scene_pictures() -> tuple[list[Tensor], list[Tensor]]:
@@ -156,22 +150,6 @@ def best_encode_ms(vae: KLVAE) -> float:
     return round(min(times) * 1e3, 1)
 
 
-def machine() -> dict[str, str | int]:
-    """What the figures were taken on."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": len(names),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "diffusers": version("diffusers"),
-    }
-
-
 def main() -> None:
     """Measure, and write benchmarks/results/bundled_kl_vae.json."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -187,18 +165,12 @@ def main() -> None:
         real_images = [image for path in videos for image in video_mel_images(path)]
         quality["real_frames"] = {"videos": len(videos), **fidelity(vae, real_frames)}
         quality["real_mel_images"] = fidelity(vae, real_images)
-    result = {
-        "benchmark": "bundled_kl_vae",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *sys.argv]),
-        "machine": machine(),
+    figures = {
         "encoder": vae.identity.specification(),
         "cost": cost(vae),
         "fidelity": quality,
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    sys.stdout.write(RESULTS.read_text(encoding="utf-8"))
+    write_result("bundled_kl_vae", figures, libraries=("torch", "diffusers"), as_line=False)
 
 
 if __name__ == "__main__":

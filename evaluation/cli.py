@@ -1,4 +1,4 @@
-"""``mmldm report`` and ``demo``."""
+"""``mmldm report``, ``demo`` and ``cache diff``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latents.errors import ConfigError
 from pipeline.cli import positive_integer
 
 if TYPE_CHECKING:
+    from evaluation.drift.compare import Drift, RefPair
     from evaluation.report.write import ReportResult
 
 Commands = argparse._SubParsersAction
@@ -21,6 +23,33 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Mounts the evaluation's commands."""
     _add_demo(commands)
     _add_report(commands)
+
+
+def add_cache_verbs(verbs: Commands[argparse.ArgumentParser]) -> None:
+    """Mounts the verb of ``mmldm cache`` that measures latents."""
+    parser = verbs.add_parser(
+        "diff",
+        help="how far the latents of two refs are apart, as after an encoder update",
+        description="Compares two refs, such as `previous` and `current`: the parts of the recipes "
+        "that differ, the clips that only one has, and on some clips that both have the distance "
+        "of their posteriors.",
+    )
+    parser.add_argument("refs", nargs=2, metavar="REF", help="distances are relative to the first")
+    parser.add_argument("--cache", required=True, metavar="C", help="a folder, or a URL (s3://...)")
+    parser.add_argument(
+        "--num-clips", type=positive_integer, default=32, help="clips to read, spread evenly"
+    )
+    parser.add_argument(
+        "--kl-vae",
+        metavar="V",
+        help="also decode the kl level with this one, where its encoder made it: tiny (bundled), "
+        "a folder, an original .ckpt or a hub id",
+    )
+    parser.add_argument(
+        "--decode-anyway", action="store_true", help="also where another encoder made it"
+    )
+    parser.add_argument("--json", action="store_true", help="the figures as JSON")
+    parser.set_defaults(run=_diff)
 
 
 def _add_demo(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -100,6 +129,51 @@ def _report(arguments: argparse.Namespace) -> int:
         )
     _write(json.dumps(asdict(result)) if arguments.json else _summary(result))
     return 0
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from evaluation.drift.compare import RefPair
+    from evaluation.drift.text import drift_lines
+    from latents.cache.layout import find_cache
+
+    if arguments.decode_anyway and not arguments.kl_vae:
+        raise ConfigError("--decode-anyway needs a KL-VAE to decode with; name one with --kl-vae")
+    a, b = arguments.refs
+    pair = RefPair(find_cache(arguments.cache), a, b, num_clips=arguments.num_clips)
+    drift = _decode_and_compare(pair, arguments) if arguments.kl_vae else pair.compare()
+    if arguments.json:
+        _write(json.dumps(asdict(drift)))
+    else:
+        for line in drift_lines(drift):
+            _write(line)
+    return 0
+
+
+def _decode_and_compare(pair: RefPair, arguments: argparse.Namespace) -> Drift:
+    from evaluation.drift.pictures import CompareDecodings
+    from latents.models.kl_vae import load_kl_vae
+    from pipeline.cli import prepare_torch
+    from pipeline.progress import Tally, show_progress
+    from pipeline.settings import IngestSettings
+
+    settings, tally = IngestSettings(), Tally()
+    kl_vae = load_kl_vae(arguments.kl_vae, device=prepare_torch(settings))
+    with show_progress("decoded", pair.num_probes("kl"), unit="clips") as report:
+
+        def on_clip() -> None:
+            tally.num_done += 1
+            report(tally)
+
+        decode = CompareDecodings(
+            kl_vae,
+            name=arguments.kl_vae,
+            weights=kl_vae.identity.weights_digest,
+            latent_channels=kl_vae.latent_channels,
+            anyway=arguments.decode_anyway,
+            num_threads=settings.run.num_workers,
+            on_clip=on_clip,
+        )
+        return pair.compare(decode=decode)
 
 
 def _summary(result: ReportResult) -> str:

@@ -16,7 +16,7 @@ from latents.cache.layout import CacheLayout, create_cache
 from latents.cache.reader import open_cache
 from latents.cache.verify import verify_cache
 from latents.errors import CacheError, InterruptedJobError
-from latents.models.kl_vae import load_kl_vae
+from pipeline.cli import named_encoders
 from pipeline.ingest import ingest
 from pipeline.progress import Tally, show_progress
 from pipeline.run import Engine, JobResult
@@ -88,8 +88,8 @@ def run_demo(
         ) from None
     result = DemoResult(
         report=out / "report.html",
-        cache=layout.root,
-        content_digest=summarise_level(open_cache(layout.root, level="kl")).content_digest,
+        cache=Path(layout.url),
+        content_digest=summarise_level(open_cache(layout.url, level="kl")).content_digest,
         job=job,
     )
     _conclude(result, time.monotonic() - started, say)
@@ -131,12 +131,11 @@ def _ingest(
     with _step(2, f"decode and encode {sources} -> {out / 'cache'}", say):
         found = find_sources([str(sources)])
         layout = create_cache(out / "cache")
-        kl_vae = load_kl_vae(settings.kl_vae.source, precision=settings.kl_vae.precision)
         result = ingest(
             found,
             layout=layout,
             settings=settings,
-            encoder=kl_vae.identity,
+            encoders=named_encoders(settings, ("kl",)),
             levels=("kl",),
             engine=open_engine(),
             device=device,
@@ -149,21 +148,21 @@ def _ingest(
     if result.num_sources_with_rows == 0:
         raise CacheError(
             f"none of the {result.num_sources} sources in {sources} became a clip; see why with "
-            f"`mmldm cache quarantine ls --cache {shlex.quote(str(layout.root))}`"
+            f"`mmldm cache quarantine ls --cache {shlex.quote(layout.url)}`"
         )
     return layout, result
 
 
 def _verify(layout: CacheLayout, say: Say) -> None:
-    num_shards = sum(1 for _ in layout.shards.glob("*.tar"))
+    num_shards = sum(1 for _ in layout.storage.list("shards"))
     with (
-        _step(3, f"verify {layout.root}: every byte that the log names", say),
+        _step(3, f"verify {layout.url}: every byte that the log names", say),
         show_progress("verified", num_shards, unit="shards") as report,
     ):
         damaged = verify_cache(layout, on_shard=lambda done, total: report(Tally(num_done=done)))
     if damaged:
         raise CacheError(
-            f"{layout.root} is damaged in {len(damaged)} places, first {damaged[0].path} at byte "
+            f"{layout.url} is damaged in {len(damaged)} places, first {damaged[0].path} at byte "
             f"{damaged[0].offset}: {damaged[0].problem}. Delete the folder and run again"
         )
     say("      intact")
@@ -172,15 +171,15 @@ def _verify(layout: CacheLayout, say: Say) -> None:
 def _report(
     out: Path, layout: CacheLayout, settings: IngestSettings, device: str, say: Say
 ) -> None:
-    page = out / "report.html"
+    page, cache = out / "report.html", Path(layout.url)
     with _step(4, f"report -> {page}", say):
-        if is_report_of(page, layout.root, num_clips=NUM_REPORTED):
+        if is_report_of(page, cache, num_clips=NUM_REPORTED):
             say("      the cache is as it was when this report was written; kept")
             return
-        num_shown = count_shown(layout.root, num_clips=NUM_REPORTED)
+        num_shown = count_shown(cache, num_clips=NUM_REPORTED)
         with show_progress("compared", num_shown, unit="clips") as report:
             result = write_report(
-                layout.root,
+                cache,
                 page,
                 kl_vae=settings.kl_vae.source,
                 num_clips=NUM_REPORTED,

@@ -15,15 +15,20 @@ Canonical: TypeAlias = (
 )
 """JSON without floats: a float's text is not unique, so numbers with a point are strings."""
 
+MAX_DEPTH = 64
+"""Lists and objects inside one another. What is nested no deeper never overflows the stack."""
+MAX_ANCESTORS = 64
+"""Of one recipe, each counted as often as it is come by; the graph of fields has four."""
+
 
 def canonical_json(value: Any) -> bytes:
     """The one byte string of a value: sorted keys, no spaces, UTF-8, no floats.
 
     Raises:
         TypeError: The value holds a float (give ``repr(x)`` instead), a key that is not a string,
-            or something not of JSON.
+            or something not of JSON, or is nested deeper than `MAX_DEPTH`.
     """
-    _refuse_ambiguous(value, "$")
+    _refuse_ambiguous(value, "$", depth=0)
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode()
 
@@ -85,6 +90,8 @@ def recipe_from_json(content: bytes, load: Mapping[str, bytes]) -> Recipe:
     """
     parsed = _json_object(content)
     try:
+        if len(parsed["parents"]) > MAX_ANCESTORS:
+            raise ValueError(f"it has {len(parsed['parents'])} parents")
         recipe = Recipe(
             field=parsed["field"],
             implementation=parsed["implementation"],
@@ -95,8 +102,16 @@ def recipe_from_json(content: bytes, load: Mapping[str, bytes]) -> Recipe:
         )
     except (AttributeError, KeyError, RecursionError, TypeError) as error:
         raise ValueError(f"it is not a recipe ({type(error).__name__}: {error})") from error
-    if recipe.to_json() != content or not isinstance(recipe.specification, dict):
+    is_recipe = (
+        isinstance(recipe.field, str)
+        and type(recipe.implementation) is int
+        and isinstance(recipe.specification, dict)
+    )
+    if not is_recipe or recipe.to_json() != content:
         raise ValueError("it is not the canonical JSON of a recipe")
+    # Fields that share their parents are come by twice, theirs four times, and so on.
+    if sum(1 for _ in recipe.with_ancestors()) > MAX_ANCESTORS:
+        raise ValueError(f"it has more than {MAX_ANCESTORS} ancestors")
     return recipe
 
 
@@ -138,17 +153,19 @@ def _short(value: Canonical) -> str:
     return text if len(text) <= 40 else f"{text[:12]}..."
 
 
-def _refuse_ambiguous(value: Any, path: str) -> None:
+def _refuse_ambiguous(value: Any, path: str, *, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise TypeError(f"{path[:100]}... is nested deeper than {MAX_DEPTH}")
     if isinstance(value, float):
         raise TypeError(f"{path} is the float {value!r}; canonical JSON takes repr() strings")
     if isinstance(value, Mapping):
         for key, child in value.items():
             if not isinstance(key, str):
                 raise TypeError(f"{path} has the key {key!r}; canonical JSON takes strings")
-            _refuse_ambiguous(child, f"{path}.{key}")
+            _refuse_ambiguous(child, f"{path}.{key}", depth=depth + 1)
     elif isinstance(value, (list, tuple)):
         for index, child in enumerate(value):
-            _refuse_ambiguous(child, f"{path}[{index}]")
+            _refuse_ambiguous(child, f"{path}[{index}]", depth=depth + 1)
 
 
 def _json_object(content: bytes) -> dict[str, Any]:
@@ -178,7 +195,7 @@ def open_sealed_json(content: bytes) -> dict[str, Any]:
     seal = parsed.pop("seal")
     try:
         is_intact = sealed_json(parsed) == content
-    except (RecursionError, TypeError):  # nothing that was sealed nests so deep or holds a float
+    except TypeError:  # nothing that was sealed nests so deep or holds a float
         is_intact = False
     if not is_intact:
         raise ValueError(f"its content does not match its seal {str(seal)[:12]}")

@@ -16,9 +16,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from latents.cache.layout import CacheLayout, create_cache
+from latents.cache.local_storage import LocalStorage
 from latents.cache.log import CommitLog
 from latents.cache.refs import Ref, write_recipes, write_ref
 from latents.cache.rows import LatentRow, QuarantineRow, SourceRow, rows_to_table
+from latents.cache.storage import Storage
 from latents.clip import ClipKey, WindowSpec
 from latents.recipe import Canonical, Recipe, sha256_hex
 from latents.store.protocol import ShardWriter, StoredTensor
@@ -97,7 +99,7 @@ def commit_clips(
     from latents.store.tar_store import TarShardWriter
 
     write_recipes(layout, recipes.values())
-    writer = TarShardWriter(layout.shards)
+    writer = TarShardWriter(layout.storage)
     for clip in clips:
         writer.add(str(clip.key), clip.tensors)
     stored = writer.seal()
@@ -147,6 +149,7 @@ def fake_latent_row(clip: FakeClip, field: str, recipe: Recipe, stored: StoredTe
         device="cpu",
         versions="",
         encode_seconds=0.0,
+        tolerance=1e-3,
     )
 
 
@@ -157,6 +160,7 @@ def fake_source_row(clip: FakeClip) -> SourceRow:
         uri=f"file:///{digest[:8]}.mp4",
         size=1000,
         mtime_ns=0,
+        etag="",
         digest=digest,
         segmentation=sha256_hex(b"segmentation"),
         num_segments=1,
@@ -168,6 +172,7 @@ def quarantine_table(
 ) -> pa.Table:
     """One quarantine event."""
     row = QuarantineRow(
+        event="rejected",
         source=source,
         source_digest=source_digest,
         segment=segment,
@@ -175,6 +180,7 @@ def quarantine_table(
         recipe=sha256_hex(b"admission"),
         error_class="DecodeError",
         message="no video stream",
+        attempts=1,
         versions="",
     )
     return rows_to_table("quarantine", [row])
@@ -183,13 +189,13 @@ def quarantine_table(
 class StoreTests:
     """What every shard store does. A subclass below ``tests/`` says how one is opened."""
 
-    def open_shard(self, folder: Path) -> ShardWriter:
-        """A new shard in a folder."""
+    def open_shard(self, storage: Storage) -> ShardWriter:
+        """A new shard in a storage."""
         raise NotImplementedError
 
-    def seal(self, folder: Path, clips: Sequence[FakeClip]) -> dict[tuple[str, str], StoredTensor]:
+    def seal(self, root: Path, clips: Sequence[FakeClip]) -> dict[tuple[str, str], StoredTensor]:
         """A sealed shard with some clips."""
-        writer = self.open_shard(folder)
+        writer = self.open_shard(LocalStorage(root))
         for clip in clips:
             writer.add(str(clip.key), clip.tensors)
         return writer.seal()
@@ -202,7 +208,7 @@ class StoreTests:
         for clip in clips:
             for field, tensor in clip.tensors.items():
                 where = stored[str(clip.key), field]
-                shard = (tmp_path / where.shard).read_bytes()
+                shard = (tmp_path / "shards" / where.shard).read_bytes()
                 assert shard[where.offset :][: tensor.nbytes] == tensor.tobytes()
 
     def test_every_tensor_is_described_by_its_type_shape_and_checksums(
@@ -220,13 +226,11 @@ class StoreTests:
     def test_a_shard_is_named_by_its_content(self, tmp_path: Path) -> None:
         shards = {where.shard for where in self.seal(tmp_path, fake_clips(2)).values()}
 
-        assert [path.name for path in tmp_path.iterdir()] == list(shards)
-        (shard,) = tmp_path.iterdir()
+        assert [path.name for path in (tmp_path / "shards").iterdir()] == list(shards)
+        (shard,) = (tmp_path / "shards").iterdir()
         assert hashlib.sha256(shard.read_bytes()).hexdigest() == shard.stem
 
     def test_equal_tensors_give_equal_bytes(self, tmp_path: Path) -> None:
-        (tmp_path / "again").mkdir()
-
         assert self.seal(tmp_path, fake_clips(2)) == self.seal(tmp_path / "again", fake_clips(2))
 
     def test_other_tensors_give_another_shard(self, tmp_path: Path) -> None:
@@ -239,23 +243,23 @@ class StoreTests:
         tensor: NDArray[Any] = (
             np.arange(48, dtype=np.float16).reshape(4, 3, 2, 2).transpose(1, 0, 2, 3)
         )
-        writer = self.open_shard(tmp_path)
+        writer = self.open_shard(LocalStorage(tmp_path))
         writer.add("clip", {"kl.video": tensor})
         where = writer.seal()["clip", "kl.video"]
 
-        shard = (tmp_path / where.shard).read_bytes()
+        shard = (tmp_path / "shards" / where.shard).read_bytes()
         assert shard[where.offset :][: tensor.nbytes] == tensor.tobytes(order="C")
         assert where.shape == (3, 4, 2, 2)
 
     def test_a_sealed_shard_is_read_only(self, tmp_path: Path) -> None:
         self.seal(tmp_path, fake_clips(1))
 
-        (shard,) = tmp_path.iterdir()
+        (shard,) = (tmp_path / "shards").iterdir()
         assert shard.stat().st_mode & 0o222 == 0
 
     def test_num_bytes_counts_the_tensors(self, tmp_path: Path) -> None:
         clip = fake_clips(1)[0]
-        writer = self.open_shard(tmp_path)
+        writer = self.open_shard(LocalStorage(tmp_path))
         assert writer.num_bytes == 0
         writer.add(str(clip.key), clip.tensors)
 
@@ -263,9 +267,9 @@ class StoreTests:
         writer.discard()
 
     def test_nothing_remains_of_a_discarded_shard(self, tmp_path: Path) -> None:
-        writer = self.open_shard(tmp_path)
+        writer = self.open_shard(LocalStorage(tmp_path))
         writer.add("clip", fake_clips(1)[0].tensors)
         writer.discard()
         writer.discard()
 
-        assert list(tmp_path.iterdir()) == []
+        assert list((tmp_path / "shards").iterdir()) == []

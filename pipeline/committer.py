@@ -11,10 +11,13 @@ from typing import Any
 from latents.cache.layout import CacheLayout
 from latents.cache.log import CommitLog
 from latents.cache.rows import (
+    AnnotationRow,
     LatentRow,
     QuarantineRow,
+    Row,
     RowKind,
     SourceRow,
+    TombstoneRow,
     rows_to_table,
 )
 from latents.fields import FIELDS, Level
@@ -37,6 +40,7 @@ class Committer:
         shard_bytes: A shard this large is sealed and committed.
         commit_seconds: Longest time between two commits while things are added.
         versions: Library versions recorded with each latent.
+        tolerances: Of each level, how far encoding again may come out from what is stored.
         run: Recorded with each commit.
         clock: Seconds that only go forward.
     """
@@ -52,6 +56,7 @@ class Committer:
         shard_bytes: int,
         commit_seconds: float,
         versions: str,
+        tolerances: Mapping[Level, float],
         run: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -62,12 +67,12 @@ class Committer:
         self._shard_bytes = shard_bytes
         self._commit_seconds = commit_seconds
         self._versions = versions
+        self._tolerances = dict(tolerances)
         self._run = dict(run)
         self._clock = clock
         self._shards: dict[Level, ShardWriter] = {}
         self._clips: list[tuple[EncodedClip, tuple[str, ...]]] = []
-        self._sources: list[SourceRow] = []
-        self._quarantine: list[QuarantineRow] = []
+        self._others: dict[RowKind, list[Row]] = defaultdict(list)
         self._last_flush = clock()
 
     def add_clip(self, encoded: EncodedClip) -> bool:
@@ -93,12 +98,22 @@ class Committer:
 
     def add_source(self, row: SourceRow) -> None:
         """Notes a source; after all its clips were added."""
-        self._sources.append(row)
-        self.flush_if_due()
+        self._add("sources", row)
 
     def add_quarantine(self, row: QuarantineRow) -> None:
         """Notes a clip or source that was given up."""
-        self._quarantine.append(row)
+        self._add("quarantine", row)
+
+    def add_annotation(self, row: AnnotationRow) -> None:
+        """Notes what is said of a source."""
+        self._add("annotations", row)
+
+    def add_tombstone(self, row: TombstoneRow) -> None:
+        """Notes something that leaves."""
+        self._add("tombstones", row)
+
+    def _add(self, kind: RowKind, row: Row) -> None:
+        self._others[kind].append(row)
         self.flush_if_due()
 
     def flush_if_due(self) -> None:
@@ -117,20 +132,22 @@ class Committer:
             for encoded, added in self._clips
             for field in added
         ]
-        tables: dict[RowKind, Any] = {
-            "latents": rows_to_table("latents", latents),
-            "sources": rows_to_table("sources", self._sources),
-            "quarantine": rows_to_table("quarantine", self._quarantine),
-        }
+        tables: dict[RowKind, Any] = {"latents": rows_to_table("latents", latents)}
+        for kind, rows in self._others.items():
+            tables[kind] = rows_to_table(kind, rows)
         self._log.append(tables, self._run)
-        self._shards, self._clips, self._sources, self._quarantine = {}, [], [], []
+        self._forget()
         self._last_flush = self._clock()
 
     def discard(self) -> None:
         """Forgets what was added since the last commit; no partial shard remains."""
         for shard in self._shards.values():
             shard.discard()
-        self._shards, self._clips, self._sources, self._quarantine = {}, [], [], []
+        self._forget()
+
+    def _forget(self) -> None:
+        self._shards, self._clips = {}, []
+        self._others.clear()
 
     def _latent_row(self, encoded: EncodedClip, field: str, tensor: StoredTensor) -> LatentRow:
         sums = encoded.channel_sums.get(field)
@@ -163,4 +180,5 @@ class Committer:
             device=encoded.device,
             versions=self._versions,
             encode_seconds=encoded.encode_seconds,
+            tolerance=self._tolerances[FIELDS[field].level],
         )

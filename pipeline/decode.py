@@ -54,6 +54,8 @@ class SourceTask:
     """Time of its last change when it was hashed."""
     skip_segments: frozenset[int] = frozenset()
     """Segments encoded already: decoded past, not yielded."""
+    fields: tuple[str, ...] = ()
+    """What is to be made of each clip."""
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.scene is None):

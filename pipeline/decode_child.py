@@ -2,12 +2,12 @@
 
 Run as ``python -m pipeline.decode_child REQUESTS EVENTS MODULE:FUNCTION``: two inherited pipe
 descriptors and the function to call. It ends with its parent, whose end of the request pipe closes.
+It trusts its parent; the parent does not trust it (see `pipeline.decode_messages`).
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -16,48 +16,11 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from typing import Any
 
-from pipeline.decode import DecodeEvent, SourceTask
+from pipeline.decode import DecodeEvent
+from pipeline.decode_messages import Request, send_message
 
 DecodeFunction = Callable[..., Iterator[DecodeEvent]]
-
-Request = tuple[SourceTask, dict[str, Any]]
-"""A source, and the keyword arguments to decode it with."""
-
-Message = DecodeEvent | None | str
-"""None is a sign of life. A string is the traceback of what is not the source's fault."""
-
-
-def send_message(connection: Connection, message: Message) -> None:
-    """Sends a message; arrays go as they lie in memory, not through the pickle."""
-    buffers: list[pickle.PickleBuffer] = []
-    body = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
-    parts = [buffer.raw() for buffer in buffers]
-    connection.send((body, [part.nbytes for part in parts]))
-    for part in parts:
-        while part:
-            part = part[os.write(connection.fileno(), part) :]
-
-
-def receive_message(connection: Connection) -> Message:
-    """Receives what `send_message` sent; its arrays are writable.
-
-    Raises:
-        EOFError: The other side is gone.
-    """
-    body, sizes = connection.recv()
-    parts = [bytearray(size) for size in sizes]
-    for part in parts:
-        # Not recv_bytes_into, which allocates all that is missing anew for each read.
-        rest = memoryview(part)
-        while rest:
-            num_bytes = os.readv(connection.fileno(), [rest])
-            if num_bytes == 0:
-                raise EOFError
-            rest = rest[num_bytes:]
-    message: Message = pickle.loads(body, buffers=parts)
-    return message
 
 
 def serve(requests: Connection, events: Connection, decode: DecodeFunction) -> None:

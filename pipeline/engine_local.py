@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 
-from pipeline.job import EncodeJob, Task, open_producer
+from pipeline.job import EncodeJob, ProduceClips, Task
 from pipeline.stages import EncodeClip, StageEvent, StoppedError, load_stage, work_on
 
 POLL_SECONDS = 0.2
@@ -36,9 +36,7 @@ class LocalEngine:
         """
         stop = threading.Event()
         encode = load_stage(job, stop)
-        waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
-        for task in tasks:
-            waiting.put(task)
+        waiting = _Waiting(tasks)
         # Bounded, so that encoded clips wait for the committer and not in memory.
         results: queue.Queue[StageEvent | _WorkerEnded] = queue.Queue(2 * self._num_workers)
         workers = [
@@ -52,6 +50,19 @@ class LocalEngine:
         finally:
             stop.set()
             _drain(results, workers)
+
+
+class _Waiting:
+    """Tasks that no worker has taken, made one at a time: one can be large, and there are many."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = iter(tasks)
+        self._lock = threading.Lock()
+
+    def take(self) -> Task | None:
+        """The next task, or None where there is no more."""
+        with self._lock:
+            return next(self._tasks, None)
 
 
 class _WorkerEnded:
@@ -84,33 +95,32 @@ def _drain(
     results: queue.Queue[StageEvent | _WorkerEnded], workers: Sequence[threading.Thread]
 ) -> None:
     """Lets workers that wait for room in the queue see that they are to stop."""
-    while any(worker.is_alive() for worker in workers):
-        try:
-            results.get(timeout=POLL_SECONDS)
-        except queue.Empty:
-            continue
+    for worker in workers:
+        while worker.is_alive():
+            while not results.empty():
+                results.get()
+            worker.join(POLL_SECONDS)
 
 
 def _work(
     job: EncodeJob,
     encode: EncodeClip,
-    waiting: queue.SimpleQueue[Task],
+    waiting: _Waiting,
     results: queue.Queue[StageEvent | _WorkerEnded],
     stop: threading.Event,
 ) -> None:
     error: BaseException | None = None
     try:
-        producer = open_producer(job)
+        producer = ProduceClips(job)
         try:
-            while not stop.is_set():
-                task = waiting.get_nowait()
+            while not stop.is_set() and (task := waiting.take()) is not None:
                 for event in work_on(task, producer, encode):
                     results.put(event)
                     if stop.is_set():
                         raise StoppedError
         finally:
             producer.close()
-    except (queue.Empty, StoppedError):
+    except StoppedError:
         pass
     except BaseException as caught:
         # Carried to the driver's thread and raised there.

@@ -6,6 +6,7 @@ driver, and what a lost actor had in hand is tried again a bounded number of tim
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -23,7 +24,7 @@ from ray.exceptions import (
 
 from latents.errors import ClipError, ConfigError, JobError, LatentError, WorkerDiedError
 from pipeline.decode import SegmentRejected, SourceDecoded
-from pipeline.job import EncodeJob, Task
+from pipeline.job import EncodeJob, SourceUnread, Task
 from pipeline.ray_decode_actor import DecodeActor
 from pipeline.ray_encode_actor import EncodeActor
 from pipeline.stages import (
@@ -158,7 +159,9 @@ class _Run:
         self._new_encoder: Callable[[], Any] = lambda: encoder.remote(job)
         self._idle_decoders = [self._new_decoder() for _ in range(min(num_decoders, len(tasks)))]
         self._idle_encoders = [self._new_encoder() for _ in range(min(num_encoders, len(tasks)))]
-        self._tasks = deque((task, 1) for task in tasks)
+        # One at a time: a task can be large, and there can be millions.
+        self._untried = iter(tasks)
+        self._tasks: deque[tuple[Task, int]] = deque()
         self._max_clips = max_clips
         self._decoding: dict[Any, _Decoding] = {}
         self._waiting: deque[_Encoding] = deque()
@@ -166,10 +169,12 @@ class _Run:
 
     def events(self, should_stop: Callable[[], bool]) -> Iterator[StageEvent]:
         """Everything the stages give, until nothing is left."""
-        while self._tasks or self._decoding or self._waiting or self._encoding:
+        while True:
             if should_stop():
                 return
             self._assign()
+            if not (self._decoding or self._waiting or self._encoding):
+                return
             full = len(self._waiting) + len(self._encoding) >= self._max_clips
             watched = [*self._encoding, *([] if full else self._decoding)]
             ready, _ = ray.wait(watched, num_returns=1, timeout=POLL_SECONDS)
@@ -187,7 +192,11 @@ class _Run:
             ray.kill(actor)
 
     def _assign(self) -> None:
-        while self._tasks and self._idle_decoders:
+        while self._idle_decoders:
+            if not self._tasks:
+                self._tasks.extend((task, 1) for task in itertools.islice(self._untried, 1))
+            if not self._tasks:
+                break
             task, num_attempts = self._tasks.popleft()
             actor = self._idle_decoders.pop()
             stream = actor.decode.options(
@@ -228,6 +237,8 @@ class _Run:
             yield ClipRejected(
                 task=decoding.task, segment=event.segment, stage="decode", error=event.error
             )
+        elif isinstance(event, SourceUnread):
+            yield ClipRejected(task=decoding.task, segment=None, stage="read", error=event.error)
         elif isinstance(event, SourceDecoded):
             decoding.num_segments = event.num_segments
             yield from self._finished(decoding)

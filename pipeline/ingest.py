@@ -5,35 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+import pyarrow as pa
+import pyarrow.compute as pc
+from latents.cache.drivers import driving
+
 from latents.cache.layout import CacheLayout
 from latents.cache.reader import require_recipe
-from latents.cache.refs import ancestral_recipes, read_ref, write_recipes
-from latents.cache.rows import QuarantineRow
-from latents.cache.snapshot import load_snapshot
+from latents.cache.refs import ancestral_recipes, read_ref
+from latents.cache.snapshot import Snapshot, load_snapshot
 from latents.fields import Level
-from latents.models.kl_vae import EncoderIdentity
-from pipeline.job import EncodeJob
-from pipeline.plan import Wanted, known_files, plan_ingest, source_row
+from latents.recipe import Recipe
+from pipeline.plan import Wanted
+from pipeline.planned_job import PlannedJob, carry_out, plan_for
 from pipeline.progress import Tally, show_progress
 from pipeline.recipes import (
+    Encoders,
     admission_digest,
     decode_versions,
     encode_versions,
     segmentation_digest,
     wanted_recipes,
 )
-from pipeline.run import (
-    Engine,
-    JobResult,
-    encode_quarantine_row,
-    move_current,
-    open_committer,
-    quarantine_row,
-    run_tasks,
-)
+from pipeline.run import Engine, JobResult
 from pipeline.settings import IngestSettings
 from pipeline.sources import HashedSource, KnownFile, Source, UnreadableSource, hash_sources
-from pipeline.stages import ClipRejected, SourceFinished
 
 
 def ingest(
@@ -41,15 +36,30 @@ def ingest(
     *,
     layout: CacheLayout,
     settings: IngestSettings,
-    encoder: EncoderIdentity,
+    encoders: Encoders,
     levels: tuple[Level, ...],
     engine: Engine,
     device: str,
+    prune: bool = False,
+    rehash: bool = False,
+    is_part: bool = False,
 ) -> JobResult:
     """Videos and scenes to committed latents.
 
-    Sources whose latents are there already are neither decoded nor encoded. ``refs/current``
-    moves when all is done.
+    Sources whose latents are there already are neither decoded nor encoded; the clips of a source
+    whose bytes changed leave. ``refs/current`` moves when all is done.
+
+    Args:
+        sources: What to ingest.
+        layout: The cache.
+        settings: What is made, and how the work is done.
+        encoders: Identities of the encoders that the settings name.
+        levels: The levels to make.
+        engine: Who works.
+        device: Where the encoders run.
+        prune: Sources on record that are not among these leave.
+        rehash: Reads every file, though neither its size nor its time changed.
+        is_part: These are some of the sources only; ``refs/current`` stays.
 
     Raises:
         StaleFieldError: The cache's current latents were made by other recipes.
@@ -57,80 +67,88 @@ def ingest(
         JobError: Any other fault that is not a source's.
     """
     started = time.monotonic()
-    recipes = wanted_recipes(settings, encoder, levels)
+    with driving(layout, purpose="ingest"):
+        job = plan_ingest(
+            sources,
+            layout=layout,
+            settings=settings,
+            encoders=encoders,
+            levels=levels,
+            prune=prune,
+            rehash=rehash,
+            is_part=is_part,
+        )
+        return carry_out(job, engine=engine, device=device, unit="sources", started=started)
+
+
+def plan_ingest(
+    sources: Sequence[Source],
+    *,
+    layout: CacheLayout,
+    settings: IngestSettings,
+    encoders: Encoders,
+    levels: tuple[Level, ...],
+    prune: bool = False,
+    rehash: bool = False,
+    is_part: bool = False,
+) -> PlannedJob:
+    """What `ingest` would do; raises `StaleFieldError` as it does."""
+    recipes = wanted_recipes(settings, encoders, levels)
     held = ancestral_recipes(layout, read_ref(layout, "current"))
     # Parents too: a level made from other clips must not end up beside these.
     for recipe in recipes.values():
         for part in recipe.with_ancestors():
             require_recipe(layout, part.field, held, part)
     snapshot = load_snapshot(layout)
-    wanted = Wanted(
-        recipes=frozenset(recipe.digest for recipe in recipes.values()),
+    known = known_files(snapshot, sources)
+    hashed = hash_with_progress(sources, known, settings=settings, rehash=rehash)
+    return plan_for(
+        hashed,
+        layout=layout,
+        settings=settings,
+        encoders=encoders,
+        wanted=wanted_for(settings, recipes),
+        snapshot=snapshot,
+        prune=prune,
+        is_part=is_part,
+    )
+
+
+def wanted_for(settings: IngestSettings, recipes: Mapping[str, Recipe]) -> Wanted:
+    """What a run under these settings is to make."""
+    return Wanted(
+        recipes=recipes,
+        clip=settings.clip,
         segmentation=segmentation_digest(settings),
         admission=admission_digest(settings),
         decode_versions=decode_versions(),
         encode_versions=encode_versions(),
     )
-    hashed = _hash(sources, known_files(snapshot), num_threads=settings.run.num_workers)
-    plan = plan_ingest(hashed, snapshot, wanted)
-    by_digest: dict[str, list[HashedSource]] = {}
-    for one in hashed:
-        if isinstance(one, HashedSource):
-            by_digest.setdefault(one.digest, []).append(one)
-    write_recipes(layout, recipes.values())
-    committer = open_committer(layout, recipes, snapshot, settings.run)
-    for noted in plan.source_rows:
-        committer.add_source(noted)
-    for unreadable in plan.quarantine_rows:
-        committer.add_quarantine(unreadable)
-
-    def to_quarantine(event: ClipRejected) -> QuarantineRow:
-        if event.stage == "encode":
-            return encode_quarantine_row(event, recipes)
-        return quarantine_row(event, recipe=wanted.admission, versions=wanted.decode_versions)
-
-    def on_finished(event: SourceFinished) -> None:
-        for one in by_digest[event.task.digest]:
-            committer.add_source(source_row(one, wanted.segmentation, event.num_segments))
-
-    outcome = run_tasks(
-        EncodeJob(
-            settings=settings,
-            levels=levels,
-            device=device,
-            cache_root=layout.root,
-            weights_digest=encoder.weights_digest,
-            reads_cached_clips=False,
-        ),
-        plan.tasks,
-        engine=engine,
-        committer=committer,
-        to_quarantine=to_quarantine,
-        on_finished=on_finished,
-        unit="sources",
-    )
-    with_rows = outcome.accepted | set(snapshot.latents["source"].to_pylist())
-    return JobResult(
-        num_sources=len(sources),
-        num_already_present=plan.num_present,
-        num_clips_encoded=outcome.tally.num_clips,
-        num_kl_images=outcome.tally.num_images,
-        num_quarantined=outcome.tally.num_failures
-        + plan.num_quarantined
-        + len(plan.quarantine_rows),
-        num_sources_with_rows=len(with_rows & by_digest.keys()),
-        commit=move_current(layout, recipes),
-        seconds=time.monotonic() - started,
-    )
 
 
-def _hash(
-    sources: Sequence[Source], known: Mapping[str, KnownFile], *, num_threads: int
+def known_files(snapshot: Snapshot, sources: Sequence[Source]) -> dict[str, KnownFile]:
+    """Size, time and digest of the sources that are on record, by URI."""
+    uris = pa.array([source.uri for source in sources], pa.string())
+    rows = snapshot.sources.filter(pc.is_in(snapshot.sources["uri"], value_set=uris))
+    return {
+        row["uri"]: KnownFile(size=row["size"], mtime_ns=row["mtime_ns"], digest=row["digest"])
+        for row in rows.select(["uri", "size", "mtime_ns", "digest"]).to_pylist()
+    }
+
+
+def hash_with_progress(
+    sources: Sequence[Source],
+    known: Mapping[str, KnownFile],
+    *,
+    settings: IngestSettings,
+    rehash: bool,
 ) -> list[HashedSource | UnreadableSource]:
+    """Digests of all sources, with progress."""
     with show_progress("hashed", len(sources)) as report:
         return hash_sources(
             sources,
             known,
-            num_threads=num_threads,
+            num_threads=settings.run.num_workers,
+            rehash=rehash,
             on_hashed=lambda done, total: report(Tally(num_done=done)),
         )

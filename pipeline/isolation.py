@@ -23,7 +23,7 @@ from pipeline.decode import (
     SourceDecoded,
     SourceTask,
 )
-from pipeline.decode_child import Message, receive_message
+from pipeline.decode_messages import Message, Request, receive_message
 
 START_LIMIT_SECONDS = 60.0
 """For a child to start; it takes a fraction of a second on an idle machine."""
@@ -156,6 +156,10 @@ class IsolatedDecoder:
         except (EOFError, OSError):
             reason = f"the decoder's process {child.describe_death()}"
             yield from running.give_up(DecoderCrashedError(task.uri, reason))
+        except ValueError as error:
+            child.end()
+            reason = f"the decoder's process gave what is no answer: {error}"
+            yield from running.give_up(DecoderCrashedError(task.uri, reason))
 
 
 class _RunningSegment:
@@ -190,6 +194,7 @@ class _Child:
         event_reader, event_writer = os.pipe()
         self._requests = Connection(request_writer, readable=False)
         self._events = Connection(event_reader, writable=False)
+        self._request: Request | None = None
         # FFmpeg's chatter; a file, because a pipe that nobody reads would block the child. `end`
         # closes it.
         self._stderr: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
@@ -218,13 +223,12 @@ class _Child:
         # The child shares the offset and is not writing now.
         self._stderr.seek(0)
         self._stderr.truncate()
-        self._requests.send((task, options))
+        self._request = task, options
+        self._requests.send(self._request)
 
     def receive(self, limit_seconds: float) -> Message:
-        """The next message; raises `TimeoutError`, or `EOFError` when the child is gone."""
-        if not self._events.poll(limit_seconds):
-            raise TimeoutError
-        return receive_message(self._events)
+        """The next message; raises as `receive_message`."""
+        return receive_message(self._events, self._request, limit_seconds=limit_seconds)
 
     def end(self) -> None:
         """Kills the child, whatever it does, and closes the pipes; may be called again."""
@@ -253,7 +257,7 @@ class _Child:
     def _await_start(self) -> None:
         try:
             self.receive(START_LIMIT_SECONDS)
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, ValueError) as error:
             death = self.describe_death()
             self.end()
             raise RuntimeError(f"a decoder process did not start: it {death}") from error

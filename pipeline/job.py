@@ -5,34 +5,58 @@ Nothing here imports torch, so that decoding workers stay small.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from latents.cache.layout import CacheLayout
+from latents.cache.layout import CacheLayout, find_cache
 from latents.cache.reader import CachedClip, read_tensor
-from latents.clip import Clip, ClipKey
+from latents.clip import Clip, ClipKey, loudness_dbfs
+from latents.durable import reason
 from latents.errors import DecodeError
-from latents.fields import Level
-from pipeline.decode import DecodeEvent, SegmentRejected, SourceDecoded, SourceTask
+from pipeline.decode import SegmentRejected, SourceDecoded, SourceTask
 from pipeline.isolation import IsolatedDecoder
 from pipeline.settings import IngestSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CachedClipTask:
-    """A clip to take from the cache's clip level."""
+    """A clip to make from fields that the cache holds."""
 
     uri: str
     digest: str
+    """SHA-256 of the source's bytes."""
     clip: CachedClip
+    """With the rows of the fields to read."""
+    fields: tuple[str, ...]
+    """What is to be made of it."""
 
 
 Task = SourceTask | CachedClipTask
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipTensors:
+    """Tensors of one clip, decoded or from the cache: what its other fields are made from."""
+
+    key: ClipKey
+    source: str
+    """URI, for messages."""
+    segment: int
+    sample_rate: int
+    """Hz."""
+    loudness_dbfs: float
+    sound_first_frame: int
+    sound_stop_frame: int
+    tensors: Mapping[str, NDArray[Any]]
+    """By field."""
+    fields: tuple[str, ...]
+    """What is to be made of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,19 +64,39 @@ class EncodeJob:
     """The same for all tasks of a run."""
 
     settings: IngestSettings
-    levels: tuple[Level, ...]
+    computed: frozenset[str]
+    """Fields that some task has computed; what no task needs is not loaded."""
     device: str
-    cache_root: Path
-    weights_digest: str
-    """Of the encoder whose recipes the latents get; a worker that loads another one refuses."""
-    reads_cached_clips: bool
-    """Tasks are `CachedClipTask`, else `SourceTask`."""
+    cache_url: str
+    kl_vae: str
+    """Digest of the weights whose recipes the latents get; a worker that loads others refuses."""
+    latent_scale: LatentScale
+    modal_encoders: tuple[str, str] | None
+    """The same of the video and the audio encoder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentScale:
+    """How KL latents are scaled for whoever reads them: ``(latent - shift) * factor``."""
+
+    factor: float
+    shift: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceUnread:
+    """A source whose file is gone or has other bytes by now; it may be back another time."""
+
+    error: DecodeError
+
+
+ProducerEvent = ClipTensors | SegmentRejected | SourceUnread | SourceDecoded
 
 
 class ClipProducer(Protocol):
     """Turns tasks into clips, one at a time. Used by one thread."""
 
-    def produce(self, task: Task) -> Iterator[DecodeEvent]:
+    def produce(self, task: Task) -> Iterator[ProducerEvent]:
         """Clips and rejections of a task, then its end."""
 
     def close(self) -> None:
@@ -66,62 +110,99 @@ class DecodeClips:
         self._settings = settings
         self._decoder = IsolatedDecoder(time_limit_seconds=settings.run.time_limit_seconds)
 
-    def produce(self, task: Task) -> Iterator[DecodeEvent]:
+    def produce(self, task: Task) -> Iterator[ProducerEvent]:
         """Decodes a source or renders a scene."""
         assert isinstance(task, SourceTask)
-        if _has_changed(task):
-            # Its digest would name other bytes than those decoded.
-            error = DecodeError(
-                task.uri, "the file changed since it was hashed; ingest it again once it is whole"
-            )
-            yield SegmentRejected(segment=None, error=error)
+        if fault := _fault_of_file(task):
+            yield SourceUnread(error=DecodeError(task.uri, fault))
             yield SourceDecoded(num_segments=0)
             return
-        yield from self._decoder.decode(
+        for event in self._decoder.decode(
             task,
             clip_spec=self._settings.clip,
             window_spec=self._settings.window,
             sound=self._settings.sound,
             backend=self._settings.decode.backend,
-        )
+        ):
+            yield decoded_tensors(event, task.fields) if isinstance(event, Clip) else event
 
     def close(self) -> None:
         """Ends the child process."""
         self._decoder.close()
 
 
-def _has_changed(task: SourceTask) -> bool:
+def _fault_of_file(task: SourceTask) -> str | None:
+    """Why a file does not have the bytes that were hashed: its digest would name others."""
     if task.path is None:
-        return False
+        return None
     try:
         stat = os.stat(task.path)
-    except OSError:
-        return False  # The decoder says what is wrong with it.
-    return (stat.st_size, stat.st_mtime_ns) != (task.size, task.mtime_ns)
+        if (stat.st_size, stat.st_mtime_ns) == (task.size, task.mtime_ns):
+            return None
+        with open(task.path, "rb") as file:
+            # Copied or touched, it still has them.
+            if hashlib.file_digest(file, "sha256").hexdigest() == task.digest:
+                return None
+    except OSError as error:
+        return f"the file cannot be read ({reason(error)})"
+    return "the file changed since it was hashed; ingest it again once it is whole"
+
+
+def decoded_tensors(clip: Clip, fields: tuple[str, ...]) -> ClipTensors:
+    """A decoded clip as the tensors of the ``clip`` level."""
+    return ClipTensors(
+        key=clip.key,
+        source=clip.source,
+        segment=clip.segment,
+        sample_rate=clip.sample_rate,
+        loudness_dbfs=loudness_dbfs(clip.waveform),
+        sound_first_frame=clip.sound_first_frame,
+        sound_stop_frame=clip.sound_stop_frame,
+        tensors={"clip.video": clip.frames, "clip.audio": clip.waveform},
+        fields=fields,
+    )
+
+
+def whole_clip(tensors: ClipTensors) -> Clip:
+    """Inverse of `decoded_tensors`, for tensors of the whole ``clip`` level."""
+    return Clip(
+        key=tensors.key,
+        source=tensors.source,
+        segment=tensors.segment,
+        frames=tensors.tensors["clip.video"].astype(np.uint8, copy=False),
+        waveform=tensors.tensors["clip.audio"].astype(np.float32, copy=False),
+        sample_rate=tensors.sample_rate,
+        sound_first_frame=tensors.sound_first_frame,
+        sound_stop_frame=tensors.sound_stop_frame,
+    )
 
 
 class ReadCachedClips:
-    """Clips from the cache's clip level; no video is opened."""
+    """Clips from fields that the cache holds; no video is opened."""
 
     def __init__(self, layout: CacheLayout) -> None:
         self._layout = layout
 
-    def produce(self, task: Task) -> Iterator[DecodeEvent]:
+    def produce(self, task: Task) -> Iterator[ProducerEvent]:
         """Reads one clip; raises `DamagedError` where its bytes are not what the log says."""
         assert isinstance(task, CachedClipTask)
-        video, audio = task.clip.rows["clip.video"], task.clip.rows["clip.audio"]
-        assert audio.sample_rate is not None
-        assert audio.sound_first_frame is not None
-        assert audio.sound_stop_frame is not None
-        yield Clip(
-            key=ClipKey(source_digest=video.source, start_frame=video.start_frame, fps=video.fps),
+        row = next(iter(task.clip.rows.values()))
+        assert row.sample_rate is not None
+        assert row.loudness_dbfs is not None
+        assert row.sound_first_frame is not None
+        assert row.sound_stop_frame is not None
+        yield ClipTensors(
+            key=ClipKey(source_digest=row.source, start_frame=row.start_frame, fps=row.fps),
             source=task.uri,
-            segment=video.segment,
-            frames=read_tensor(self._layout, video).astype(np.uint8, copy=False),
-            waveform=read_tensor(self._layout, audio).astype(np.float32, copy=False),
-            sample_rate=audio.sample_rate,
-            sound_first_frame=audio.sound_first_frame,
-            sound_stop_frame=audio.sound_stop_frame,
+            segment=row.segment,
+            sample_rate=row.sample_rate,
+            loudness_dbfs=row.loudness_dbfs,
+            sound_first_frame=row.sound_first_frame,
+            sound_stop_frame=row.sound_stop_frame,
+            tensors={
+                field: read_tensor(self._layout, found) for field, found in task.clip.rows.items()
+            },
+            fields=task.fields,
         )
         yield SourceDecoded(num_segments=1)
 
@@ -129,8 +210,24 @@ class ReadCachedClips:
         """Nothing is held."""
 
 
-def open_producer(job: EncodeJob) -> ClipProducer:
-    """The producer for a job's tasks."""
-    if job.reads_cached_clips:
-        return ReadCachedClips(CacheLayout(job.cache_root))
-    return DecodeClips(job.settings)
+class ProduceClips:
+    """Clips of any task, each by the producer for its kind."""
+
+    def __init__(self, job: EncodeJob) -> None:
+        self._job = job
+        self._decoder: DecodeClips | None = None
+        self._reader: ReadCachedClips | None = None
+
+    def produce(self, task: Task) -> Iterator[ProducerEvent]:
+        """Clips and rejections of a task, then its end."""
+        if isinstance(task, SourceTask):
+            self._decoder = self._decoder or DecodeClips(self._job.settings)
+            yield from self._decoder.produce(task)
+        else:
+            self._reader = self._reader or ReadCachedClips(find_cache(self._job.cache_url))
+            yield from self._reader.produce(task)
+
+    def close(self) -> None:
+        """Ends what was started."""
+        if self._decoder is not None:
+            self._decoder.close()

@@ -8,16 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import pyarrow.compute as pc
+
 from latents.cache.layout import CacheLayout
 from latents.cache.reader import CachedClip, CachedLevel
 from latents.cache.snapshot import Snapshot
 from latents.clip import Clip
-from pipeline.decode import DecodeEvent, SegmentRejected
-from pipeline.job import CachedClipTask, DecodeClips, ReadCachedClips
-from pipeline.plan import known_files, source_task
+from pipeline.decode import SegmentRejected
+from pipeline.ingest import known_files
+from pipeline.job import (
+    CachedClipTask,
+    ClipTensors,
+    DecodeClips,
+    ProducerEvent,
+    ReadCachedClips,
+    SourceUnread,
+    whole_clip,
+)
+from pipeline.plan import source_task
 from pipeline.recorded import Recorded
-from pipeline.scene_clips import SceneRef
-from pipeline.sources import HashedSource, Source, hash_sources
+from pipeline.settings import IngestSettings
+from pipeline.sources import HashedSource, hash_sources, source_of_uri
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,40 +48,64 @@ class Originals:
     """
 
     def __init__(self, layout: CacheLayout, snapshot: Snapshot, recorded: Recorded) -> None:
-        kept = CachedLevel(layout, snapshot, level="clip", recipes=recorded.clip_recipes)
-        self._kept = {clip.clip: clip for clip in kept}
-        self._known = known_files(snapshot)
-        self._uris: dict[str, list[str]] = {}
-        for row in snapshot.sources.to_pylist():
-            self._uris.setdefault(row["digest"], []).append(row["uri"])
+        self._kept = CachedLevel(layout, snapshot, level="clip", recipes=recorded.clip_recipes)
         self._reader = ReadCachedClips(layout)
-        self._decoder = DecodeClips(recorded.decoding)
+        self._sources = SourceClips(snapshot, recorded.decoding)
 
     def name(self, clip: CachedClip) -> str:
         """URI of the clip's source; its digest where no source of these bytes is on record."""
-        digest = next(iter(clip.rows.values())).source
-        return self._uris.get(digest, [digest])[0]
+        return self._sources.name(next(iter(clip.rows.values())).source)
 
     def find(self, clip: CachedClip) -> Clip | Unavailable:
         """The clip's pictures and sound, or why they are not to be had."""
-        row = clip.rows["kl.video"]
-        if clip.clip in self._kept:
-            task = CachedClipTask(
-                uri=self.name(clip), digest=row.source, clip=self._kept[clip.clip]
-            )
-            return cast(Clip, next(self._reader.produce(task)))
-        source = self._source(row.source)
-        return source if isinstance(source, Unavailable) else self._decode(source, row.segment)
+        row = next(iter(clip.rows.values()))
+        kept = self._kept.clips.find(clip.clip)
+        if kept is None:
+            return self._sources.find(row.source, row.segment)
+        task = CachedClipTask(uri=self.name(clip), digest=row.source, clip=kept, fields=())
+        return whole_clip(cast(ClipTensors, next(self._reader.produce(task))))
+
+    def close(self) -> None:
+        """Ends the decoding process."""
+        self._sources.close()
+
+
+class SourceClips:
+    """Decodes clips from their sources once more. Used by one thread; to be closed.
+
+    Args:
+        snapshot: Says which sources have which bytes.
+        decoding: Settings that decode a source into the same clips.
+    """
+
+    def __init__(self, snapshot: Snapshot, decoding: IngestSettings) -> None:
+        self._snapshot = snapshot
+        self._decoder = DecodeClips(decoding)
+
+    def name(self, digest: str) -> str:
+        """URI of a source with these bytes; the digest where none is on record."""
+        return next(iter(self._uris(digest)), digest)
+
+    def find(self, digest: str, segment: int) -> Clip | Unavailable:
+        """A segment of the source with these bytes, or why it is not to be had."""
+        source = self._source(digest)
+        return source if isinstance(source, Unavailable) else self._decode(source, segment)
 
     def close(self) -> None:
         """Ends the decoding process."""
         self._decoder.close()
 
+    def _uris(self, digest: str) -> list[str]:
+        rows = self._snapshot.sources
+        uris: list[str] = rows.filter(pc.equal(rows["digest"], digest))["uri"].to_pylist()
+        return uris
+
     def _source(self, digest: str) -> HashedSource | Unavailable:
-        """A source that still has these bytes."""
-        uris = self._uris.get(digest, [])
+        uris = self._uris(digest)
         for uri in uris:
-            (found,) = hash_sources([source_of_uri(uri)], self._known, num_threads=1)
+            source = source_of_uri(uri)
+            known = known_files(self._snapshot, [source])
+            (found,) = hash_sources([source], known, num_threads=1)
             if isinstance(found, HashedSource) and found.digest == digest:
                 return found
         if any(Path(uri).exists() for uri in uris):
@@ -78,20 +113,14 @@ class Originals:
         return Unavailable(reason="the source is gone")
 
     def _decode(self, found: HashedSource, segment: int) -> Clip | Unavailable:
-        task = source_task(found, frozenset(range(segment)))
-        events = cast(Generator[DecodeEvent, None, None], self._decoder.produce(task))
+        task = source_task(found, skip_segments=frozenset(range(segment)), fields=())
+        events = cast(Generator[ProducerEvent, None, None], self._decoder.produce(task))
         with contextlib.closing(events):
             for event in events:
-                if isinstance(event, Clip) and event.segment == segment:
-                    return event
+                if isinstance(event, ClipTensors) and event.segment == segment:
+                    return whole_clip(event)
+                if isinstance(event, SourceUnread):
+                    return Unavailable(reason=event.error.reason)
                 if isinstance(event, SegmentRejected) and event.segment in (None, segment):
                     return Unavailable(reason=f"it can no longer be decoded: {event.error.reason}")
         return Unavailable(reason=f"the source no longer has a segment {segment}")
-
-
-def source_of_uri(uri: str) -> Source:
-    """The source that a row of the log names."""
-    if uri.startswith("scenes:"):
-        seed, index, seconds = (int(part) for part in uri.split(":")[1:])
-        return Source(uri=uri, path=None, scene=SceneRef(seed=seed, index=index, seconds=seconds))
-    return Source(uri=uri, path=Path(uri), scene=None)

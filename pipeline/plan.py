@@ -1,90 +1,437 @@
-"""The plan: which sources must be decoded, and which of their segments. A pure function."""
+"""The plan: what must be made of which source, from what, and why; and what leaves. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cache
+from typing import Literal
 
-from latents.cache.rows import QuarantineRow, SourceRow
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from latents.cache.liveness import last_of_each
+from latents.cache.removal import dropped_clips, dropped_digests
+from latents.cache.rows import AnnotationRow, QuarantineRow, SourceRow, TombstoneRow
 from latents.cache.snapshot import Snapshot
+from latents.clip import ClipKey, ClipSpec
+from latents.fields import FIELDS, to_compute
+from latents.recipe import Recipe
 from pipeline.decode import SourceTask
-from pipeline.sources import HashedSource, KnownFile, UnreadableSource
+from pipeline.given_up import GivenUp
+from pipeline.holdings import Holdings
+from pipeline.leaving import leaving_sources
+from pipeline.sources import HashedSource, UnreadableSource
+
+Reason = Literal[
+    "new source", "changed bytes", "new encoder", "new settings", "new level", "unfinished",
+    "retried",
+]  # fmt: skip
+"""Why a field is to be made: a source that was never here; one whose file has other bytes now;
+another encoder or other settings than those of the rows there are; a level that was not made
+before; an interrupted run; a quarantine that was lifted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """What an ingest is to make, as digests."""
+    """What a run is to make."""
 
-    recipes: frozenset[str]
-    """Recipe of each field."""
+    recipes: Mapping[str, Recipe]
+    """Of each field."""
+    clip: ClipSpec
     segmentation: str
-    admission: str
+    admission: str | None
+    """Digest of what decides whether decoding accepts a clip. None lets earlier verdicts stand."""
     decode_versions: str
     encode_versions: str
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """Recipe of each wanted field."""
+        return {field: recipe.digest for field, recipe in self.recipes.items()}
+
+    @property
+    def usable(self) -> dict[str, str]:
+        """Recipe of each field that the wanted ones may be made from, and of themselves."""
+        return {
+            part.field: part.digest
+            for recipe in self.recipes.values()
+            for part in recipe.with_ancestors()
+        }
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class IngestPlan:
+class CachedWork:
+    """Clips to make from fields that the cache holds: all with the same fields in and out."""
+
+    read: tuple[str, ...]
+    make: tuple[str, ...]
+    clips: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FieldPlan:
+    """What happens to one field."""
+
+    num_present: int
+    """Clips of the sources asked for that have it already."""
+    to_encode: Mapping[Reason, int]
+    """Clips that get it, as far as sources have been cut into clips before."""
+    num_uncut: Mapping[Reason, int]
+    """Sources that were never cut, whose clips all get it."""
+    num_leaving: int
+    """Clips that lose it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobPlan:
     """What is left to do."""
 
-    tasks: tuple[SourceTask, ...]
+    to_decode: tuple[SourceTask, ...]
     """Sources to decode; each content once."""
+    cached: tuple[CachedWork, ...]
+    in_two_parts: frozenset[str]
+    """Clips of which some fields are made from the cache and the others from the source."""
+    fields: Mapping[str, FieldPlan]
     source_rows: tuple[SourceRow, ...]
     """Sources whose content is in the cache under another name or time; only noted."""
+    annotation_rows: tuple[AnnotationRow, ...]
     quarantine_rows: tuple[QuarantineRow, ...]
     """Sources whose bytes cannot be read."""
+    tombstones: tuple[TombstoneRow, ...]
+    """Sources and their clips that leave."""
+    num_sources: int
     num_present: int
     """Sources for which nothing is left to do."""
     num_quarantined: int
     """Sources and segments given up before, under these settings and versions."""
+    num_dropped: int
+    """Sources that were taken down, and are passed over."""
+
+    @property
+    def num_cached_clips(self) -> int:
+        """Clips to make without opening a source."""
+        return sum(len(work.clips) for work in self.cached)
 
 
-def known_files(snapshot: Snapshot) -> dict[str, KnownFile]:
-    """Size, time and digest of every source on record, by URI."""
-    return {
-        row["uri"]: KnownFile(size=row["size"], mtime_ns=row["mtime_ns"], digest=row["digest"])
-        for row in snapshot.sources.to_pylist()
-    }
+def plan_job(
+    sources: Sequence[HashedSource | UnreadableSource],
+    snapshot: Snapshot,
+    wanted: Wanted,
+    *,
+    reason_for: Callable[[str, str], Reason],
+    prune: bool = False,
+) -> JobPlan:
+    """Compares what is wanted with what a snapshot holds.
 
-
-def plan_ingest(
-    sources: Iterable[HashedSource | UnreadableSource], snapshot: Snapshot, wanted: Wanted
-) -> IngestPlan:
-    """Compares what is wanted with what a snapshot holds."""
-    done = _segments_done(snapshot, wanted.recipes)
-    given_up = _segments_given_up(snapshot, wanted)
-    lengths = _lengths(snapshot, wanted.segmentation)
-    on_record = {
-        (row["uri"], row["digest"], row["size"], row["mtime_ns"])
-        for row in snapshot.sources.to_pylist()
-    }
-    tasks: dict[str, SourceTask] = {}
-    source_rows: list[SourceRow] = []
-    quarantine_rows: list[QuarantineRow] = []
-    num_present = num_quarantined = 0
-    for hashed in sources:
-        if isinstance(hashed, UnreadableSource):
-            quarantine_rows.append(_unreadable(hashed, wanted))
-            continue
-        digest = hashed.digest
-        rejected = given_up.get(digest, frozenset())
-        skip = done.get(digest, frozenset[int | None]()) | rejected
-        length = lengths.get(digest)
-        is_over = None in skip or (length is not None and skip.issuperset(range(length)))
-        num_quarantined += len(rejected)
-        if is_over:
-            num_present += None not in skip
-            if (hashed.source.uri, digest, hashed.size, hashed.mtime_ns) not in on_record:
-                source_rows.append(source_row(hashed, wanted.segmentation, length or 0))
-        elif digest not in tasks:
-            tasks[digest] = source_task(hashed, {s for s in skip if s is not None})
-    return IngestPlan(
-        tasks=tuple(tasks.values()),
-        source_rows=tuple(source_rows),
-        quarantine_rows=tuple(quarantine_rows),
-        num_present=num_present,
-        num_quarantined=num_quarantined,
+    Args:
+        sources: Those asked for.
+        snapshot: The head's.
+        wanted: What is to be made.
+        reason_for: From a field and the digest of a recipe that it was made by before to why it
+            is made anew.
+        prune: Sources on record that were not asked for leave.
+    """
+    readable = [source for source in sources if isinstance(source, HashedSource)]
+    unreadable = [source for source in sources if isinstance(source, UnreadableSource)]
+    planner = _Planner(snapshot, wanted, reason_for)
+    dropped = dropped_digests(snapshot)
+    admitted = [source for source in readable if source.digest not in dropped]
+    for source in planner.split(admitted):
+        planner.plan_source(source)
+    quarantine_rows = planner.given_up.unreadable_rows(unreadable, snapshot)
+    tombstones, leaving = leaving_sources(
+        snapshot, readable, {source.source.uri for source in unreadable}, prune=prune
     )
+    return JobPlan(
+        to_decode=tuple(planner.to_decode.values()),
+        cached=planner.cached_work(),
+        in_two_parts=frozenset(planner.in_two_parts),
+        fields=planner.field_plans(leaving),
+        source_rows=tuple(planner.source_rows),
+        annotation_rows=annotation_rows(readable, snapshot),
+        quarantine_rows=quarantine_rows,
+        tombstones=tombstones,
+        num_sources=len(sources),
+        num_present=planner.num_present,
+        num_quarantined=planner.num_quarantined + len(unreadable) - len(quarantine_rows),
+        num_dropped=len(readable) - len(admitted),
+    )
+
+
+class _Planner:
+    """The state of one plan while sources are gone through."""
+
+    def __init__(
+        self, snapshot: Snapshot, wanted: Wanted, reason_for: Callable[[str, str], Reason]
+    ) -> None:
+        self._snapshot, self._wanted, self._reason_for = snapshot, wanted, reason_for
+        self._held = Holdings(snapshot.index, wanted.digests)
+        self._usable = Holdings(snapshot.index, wanted.usable)
+        self._dropped = _dropped_segments(snapshot, wanted.clip)
+        self.given_up = GivenUp(snapshot, wanted)
+        self.to_decode: dict[str, SourceTask] = {}
+        self.in_two_parts: set[str] = set()
+        self.source_rows: list[SourceRow] = []
+        self.num_present = self.num_quarantined = 0
+        self._cached: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
+        self._num_held: Counter[str] = Counter()
+        self._to_encode: dict[str, Counter[Reason]] = {f: Counter() for f in wanted.recipes}
+        self._uncut: dict[str, Counter[Reason]] = {f: Counter() for f in wanted.recipes}
+        self._made_before: dict[str, dict[str, _Made]] = {}
+        self._planned: set[str] = set()
+
+    def split(self, sources: Sequence[HashedSource]) -> list[HashedSource]:
+        """The sources with something left to do; the others are counted and noted."""
+        digests = pa.array([source.digest for source in sources], pa.string())
+        self._positions = self._held.positions(digests)
+        self._lengths = self._lengths_of(digests)
+        usable = self._usable.positions(digests)
+        num_full = self._held.num_full()[self._positions]
+        is_done = (self._lengths > 0) & (num_full >= self._lengths)
+        is_noted = self._compare_with_record(sources)
+        left: list[HashedSource] = []
+        self._of_digest: dict[str, _Known] = {}
+        for number, source in enumerate(sources):
+            length = int(self._lengths[number])
+            if not is_done[number]:
+                left.append(source)
+                self._of_digest[source.digest] = _Known(
+                    held=self._held.segments(int(self._positions[number])),
+                    usable=self._usable.segments(int(usable[number])),
+                    length=length,
+                )
+                continue
+            self.num_present += 1
+            if not is_noted[number]:
+                self.source_rows.append(source_row(source, self._wanted.segmentation, length))
+        unique_full = np.unique(self._positions[is_done], return_index=True)[1]
+        num_clips = int(num_full[is_done][unique_full].sum())
+        self._num_held.update(dict.fromkeys(self._wanted.recipes, num_clips))
+        self._made_before = _made_before(self._snapshot, [source.digest for source in left])
+        return left
+
+    def plan_source(self, source: HashedSource) -> None:
+        """Plans a source of which something may be missing."""
+        known, undecodable = self._of_digest[source.digest], self.given_up.undecodable(source)
+        is_hopeless = None in undecodable
+        if (known.length or is_hopeless) and source.source.uri not in self._noted:
+            row = source_row(source, self._wanted.segmentation, known.length)
+            self.source_rows.append(row)
+        if source.digest in self._planned:
+            return
+        self._planned.add(source.digest)
+        self._num_held.update(field for fields in known.held.values() for field in fields)
+        self.num_quarantined += self.given_up.num_rejected(source)
+        over = self._over(source, known)
+        planned, from_source = self._plan_segments(source, known, over, undecodable)
+        is_uncut = not known.length and not is_hopeless
+        if from_source or is_uncut:
+            fields = {field for make in from_source.values() for field in make}
+            without = set(range(known.length)) - from_source.keys()
+            self.to_decode[source.digest] = source_task(
+                source,
+                skip_segments=frozenset(over | without | {s for s in undecodable if s is not None}),
+                fields=tuple(f for f in self._wanted.recipes if f in fields or is_uncut),
+            )
+        if planned or is_uncut:
+            self._count(source, planned)
+        elif not is_hopeless:
+            self.num_present += 1
+
+    def _over(self, source: HashedSource, known: _Known) -> set[int]:
+        """Segments of a source of which nothing is to be made, whatever from."""
+        num_fields = len(self._wanted.recipes)
+        full = {segment for segment, fields in known.held.items() if len(fields) == num_fields}
+        dropped = self._dropped.get(_clip_prefix(source.digest), set())
+        return full | self.given_up.refused(source) | dropped
+
+    def _plan_segments(
+        self,
+        source: HashedSource,
+        known: _Known,
+        over: Set[int],
+        undecodable: Set[int | None],
+    ) -> tuple[dict[int, tuple[str, ...]], dict[int, tuple[str, ...]]]:
+        """Fields to make of each segment of a source, and those of them from the source."""
+        planned: dict[int, tuple[str, ...]] = {}
+        from_source: dict[int, tuple[str, ...]] = {}
+        for segment in range(known.length):
+            if segment in over:
+                continue
+            held, usable = (kept.get(segment, frozenset()) for kept in (known.held, known.usable))
+            make = tuple(field for field in self._wanted.recipes if field not in held)
+            cached, rest = _by_origin(make, usable)
+            if rest and undecodable.isdisjoint((None, segment)):
+                from_source[segment] = rest
+            if cached:
+                self._add_cached(source.digest, segment, cached, usable)
+            if cached or segment in from_source:
+                planned[segment] = cached + from_source.get(segment, ())
+            if cached and segment in from_source:
+                self.in_two_parts.add(self._clip(source.digest, segment))
+        return planned, from_source
+
+    def cached_work(self) -> tuple[CachedWork, ...]:
+        """Clips to make from the cache, by what is read and made."""
+        return tuple(
+            CachedWork(read=read, make=make, clips=tuple(sorted(clips)))
+            for (read, make), clips in sorted(self._cached.items())
+        )
+
+    def field_plans(self, leaving: Mapping[str, int]) -> dict[str, FieldPlan]:
+        """What happens to each field."""
+        return {
+            field: FieldPlan(
+                num_present=self._num_held[field],
+                to_encode=dict(self._to_encode[field]),
+                num_uncut=dict(self._uncut[field]),
+                num_leaving=leaving.get(recipe, 0),
+            )
+            for field, recipe in self._wanted.digests.items()
+        }
+
+    def _lengths_of(self, digests: pa.Array) -> NDArray[np.int64]:
+        """Segments of each source that was ever cut to the end; 0 where that is not known.
+
+        The record of a name has only its last cut: another frame rate comes and goes.
+        """
+        rows = self._snapshot.source_history
+        is_cut = pc.and_(
+            pc.equal(rows["segmentation"], self._wanted.segmentation),
+            pc.greater(rows["num_segments"], 0),
+        )
+        rows = last_of_each(rows.filter(is_cut), "digest")
+        found = pc.index_in(digests, value_set=_whole(rows["digest"]))
+        lengths = np.append(rows["num_segments"].to_numpy(), 0)
+        places = pc.fill_null(found, len(lengths) - 1).to_numpy(False)
+        of_sources: NDArray[np.int64] = lengths[places]
+        return of_sources
+
+    def _compare_with_record(self, sources: Sequence[HashedSource]) -> NDArray[np.bool_]:
+        """Whether the record of each source says what it is like now; notes changed contents."""
+        rows = self._snapshot.sources
+        uris = [source.source.uri for source in sources]
+        found = pc.index_in(pa.array(uris, pa.string()), value_set=_whole(rows["uri"]))
+        record = rows.take(found)
+        is_same = pc.equal(record["digest"], pa.array([s.digest for s in sources], pa.string()))
+        is_changed = pc.fill_null(pc.invert(is_same), False).to_pylist()
+        self._changed = {uri for uri, changed in zip(uris, is_changed, strict=True) if changed}
+        for name in ("size", "mtime_ns"):
+            now = pa.array([getattr(source, name) for source in sources], pa.int64())
+            is_same = pc.and_(is_same, pc.equal(record[name], now))
+        is_noted: NDArray[np.bool_] = _whole(pc.fill_null(is_same, False)).to_numpy(False)
+        self._noted = {uri for uri, noted in zip(uris, is_noted, strict=True) if noted}
+        return is_noted
+
+    def _add_cached(
+        self, digest: str, segment: int, make: tuple[str, ...], usable: frozenset[str]
+    ) -> None:
+        clips = self._cached.setdefault((_to_read(make, usable), make), [])
+        clips.append(self._clip(digest, segment))
+
+    def _clip(self, digest: str, segment: int) -> str:
+        clip = self._wanted.clip
+        start = segment * clip.segment_frames
+        return str(ClipKey(source_digest=digest, start_frame=start, fps=clip.fps))
+
+    def _count(self, source: HashedSource, planned: Mapping[int, tuple[str, ...]]) -> None:
+        """Counts what is planned of a source; of one that was never cut, the source."""
+        counts = self._to_encode if planned else self._uncut
+        for field in self._wanted.recipes:
+            num_clips = sum(field in make for make in planned.values())
+            if num_clips or not planned:
+                counts[field][self._why(source, field)] += num_clips or 1
+
+    def _why(self, source: HashedSource, field: str) -> Reason:
+        before = self._made_before.get(source.digest, {})
+        last_commit = max((made.commit for made in before.values()), default=-1)
+        if self.given_up.is_retried(source, since=last_commit):
+            return "retried"
+        if not before:
+            return "changed bytes" if source.source.uri in self._changed else "new source"
+        if field not in before:
+            return "new level"
+        if before[field].recipe == self._wanted.digests[field]:
+            return "unfinished"
+        return self._reason_for(field, before[field].recipe)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Known:
+    """What the cache knows of a source."""
+
+    held: Mapping[int, frozenset[str]]
+    """Wanted fields of each segment."""
+    usable: Mapping[int, frozenset[str]]
+    """Fields of each segment that the wanted ones may be made from."""
+    length: int
+    """Segments; 0 where it was never cut to the end."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Made:
+    """The latest latents of a field."""
+
+    recipe: str
+    commit: int
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks()
+
+
+@cache
+def _by_origin(
+    make: tuple[str, ...], usable: frozenset[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of some fields, those that can be made from what is usable, and those that cannot."""
+    roots = {
+        field: {f for f in to_compute((field,), usable) if not FIELDS[f].parents} for field in make
+    }
+    return tuple(f for f in make if not roots[f]), tuple(f for f in make if roots[f])
+
+
+@cache
+def _to_read(make: tuple[str, ...], usable: frozenset[str]) -> tuple[str, ...]:
+    """The fields that others are made from, in order."""
+    computed = to_compute(make, usable)
+    parents = {parent for field in computed for parent in FIELDS[field].parents}
+    return tuple(field for field in FIELDS if field in parents - set(computed))
+
+
+def _dropped_segments(snapshot: Snapshot, clip: ClipSpec) -> dict[str, set[int]]:
+    """Segments that were taken down, by what the keys of a source's clips begin with.
+
+    At another frame rate it is the segment in which the clip that was taken down begins.
+    """
+    segments: dict[str, set[int]] = {}
+    for key in dropped_clips(snapshot):
+        prefix, start, fps = key.split("-")
+        segment = int(start) * clip.fps // (int(fps) * clip.segment_frames)
+        segments.setdefault(prefix, set()).add(segment)
+    return segments
+
+
+def _clip_prefix(digest: str) -> str:
+    return str(ClipKey(source_digest=digest, start_frame=0, fps=1)).split("-")[0]
+
+
+def _made_before(snapshot: Snapshot, digests: Sequence[str]) -> dict[str, dict[str, _Made]]:
+    """By source and field, the latest latents of some sources."""
+    index = snapshot.index
+    of_these = pc.is_in(index["source"], value_set=pa.array(digests, pa.string()))
+    rows = index.filter(of_these).unify_dictionaries()
+    latest = rows.group_by(["source", "field", "recipe"]).aggregate([("commit", "max")])
+    latest = latest.sort_by("commit_max")
+    found: dict[str, dict[str, _Made]] = {}
+    columns = (latest[name].to_pylist() for name in ("source", "field", "recipe", "commit_max"))
+    for source, field, recipe, commit in zip(*columns, strict=True):
+        found.setdefault(source, {})[field] = _Made(recipe=recipe, commit=commit)
+    return found
 
 
 def source_row(hashed: HashedSource, segmentation: str, num_segments: int) -> SourceRow:
@@ -93,13 +440,16 @@ def source_row(hashed: HashedSource, segmentation: str, num_segments: int) -> So
         uri=hashed.source.uri,
         size=hashed.size,
         mtime_ns=hashed.mtime_ns,
+        etag="",
         digest=hashed.digest,
         segmentation=segmentation,
         num_segments=num_segments,
     )
 
 
-def source_task(hashed: HashedSource, skip: Set[int]) -> SourceTask:
+def source_task(
+    hashed: HashedSource, *, skip_segments: frozenset[int], fields: tuple[str, ...]
+) -> SourceTask:
     """The task of decoding a source, less some of its segments."""
     source = hashed.source
     return SourceTask(
@@ -109,69 +459,27 @@ def source_task(hashed: HashedSource, skip: Set[int]) -> SourceTask:
         digest=hashed.digest,
         size=hashed.size,
         mtime_ns=hashed.mtime_ns,
-        skip_segments=frozenset(skip),
+        skip_segments=skip_segments,
+        fields=fields,
     )
 
 
-def _segments_done(
-    snapshot: Snapshot, recipes: frozenset[str]
-) -> Mapping[str, frozenset[int | None]]:
-    """By source digest: segments that have a row of every wanted recipe."""
-    latents = snapshot.latents
-    made: dict[tuple[str, int], set[str]] = {}
-    columns = (latents[name].to_pylist() for name in ("source", "segment", "recipe"))
-    for source, segment, recipe in zip(*columns, strict=True):
-        made.setdefault((source, segment), set()).add(recipe)
-    done: dict[str, set[int | None]] = {}
-    for (source, segment), found in made.items():
-        if recipes <= found:
-            done.setdefault(source, set()).add(segment)
-    return {source: frozenset(segments) for source, segments in done.items()}
-
-
-def _segments_given_up(snapshot: Snapshot, wanted: Wanted) -> Mapping[str, frozenset[int | None]]:
-    """By source digest: segments quarantined under the same settings and decoder versions.
-
-    What an encoder refused is given up only for the same recipes. Workers that died are no fault
-    of the clip for ever: it is tried again in the next run.
-    """
-    given_up: dict[str, set[int | None]] = {}
-    reasons = (
-        (wanted.admission, wanted.decode_versions),
-        (combined_digest(wanted.recipes), wanted.encode_versions),
-    )
-    for event in snapshot.quarantine.to_pylist():
-        is_same = (event["recipe"], event["versions"]) in reasons
-        if is_same and event["error_class"] != "WorkerDiedError":
-            given_up.setdefault(event["source_digest"], set()).add(event["segment"])
-    return {source: frozenset(segments) for source, segments in given_up.items()}
-
-
-def combined_digest(recipes: Iterable[str]) -> str:
-    """One name for a set of recipes."""
-    return "+".join(sorted(recipes))
-
-
-def _lengths(snapshot: Snapshot, segmentation: str) -> Mapping[str, int]:
-    """Number of segments of each source digest that was cut to the end.
-
-    A source that gave none is as if it had never been cut: other settings may find some.
-    """
-    return {
-        row["digest"]: row["num_segments"]
-        for row in snapshot.sources.to_pylist()
-        if row["segmentation"] == segmentation and row["num_segments"] > 0
+def annotation_rows(
+    sources: Sequence[HashedSource], snapshot: Snapshot
+) -> tuple[AnnotationRow, ...]:
+    """What is said of the sources and is not on record yet."""
+    wanted = {
+        source.digest: AnnotationRow(
+            source=source.digest,
+            label=source.source.annotation.label,
+            caption=source.source.annotation.caption,
+            split=source.source.annotation.split,
+        )
+        for source in sources
+        if source.source.annotation is not None
     }
-
-
-def _unreadable(source: UnreadableSource, wanted: Wanted) -> QuarantineRow:
-    return QuarantineRow(
-        source=source.source.uri,
-        source_digest="",
-        segment=None,
-        stage="read",
-        recipe=wanted.admission,
-        error_class="DecodeError",
-        message=source.reason,
-        versions=wanted.decode_versions,
-    )
+    if not wanted:
+        return ()
+    columns = ("source", "label", "caption", "split")
+    on_record = {AnnotationRow(**row) for row in snapshot.annotations.select(columns).to_pylist()}
+    return tuple(row for row in wanted.values() if row not in on_record)

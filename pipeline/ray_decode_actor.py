@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from latents.clip import Clip
-from pipeline.decode import DecodeEvent
-from pipeline.job import EncodeJob, Task, open_producer
+from pipeline.job import ClipTensors, EncodeJob, ProduceClips, ProducerEvent, Task
 
 
 class DecodeActor:
@@ -16,11 +14,11 @@ class DecodeActor:
     """
 
     def __init__(self, job: EncodeJob) -> None:
-        self._producer = open_producer(job)
+        self._producer = ProduceClips(job)
 
-    def decode(self, task: Task) -> Iterator[DecodeEvent | int]:
+    def decode(self, task: Task) -> Iterator[ProducerEvent | int]:
         """Events of a task, with a segment's number before each clip."""
         for event in self._producer.produce(task):
-            if isinstance(event, Clip):
+            if isinstance(event, ClipTensors):
                 yield event.segment
             yield event

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from latents.clip import Clip
 from latents.errors import ClipError
-from pipeline.job import EncodeJob
+from pipeline.job import ClipTensors, EncodeJob
 from pipeline.stages import EncodeClip, EncodedClip, load_stage
 
 
@@ -15,7 +14,7 @@ class EncodeActor:
         self._job = job
         self._encode: EncodeClip | None = None
 
-    def encode(self, clip: Clip) -> EncodedClip | ClipError:
+    def encode(self, clip: ClipTensors) -> EncodedClip | ClipError:
         """The encoded clip, or why it cannot be encoded; a `JobError` is raised."""
         if self._encode is None:
             self._encode = load_stage(self._job)

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from latents.cache.layout import CacheLayout
-from latents.cache.refs import read_recipe, require_ref
+from latents.cache.refs import ancestral_recipes, read_recipe, read_ref, require_ref
 from latents.clip import ClipSpec, WindowSpec
 from latents.errors import CacheError, ModelError
 from latents.mel import MelSpec, mel_spec
+from latents.models.frozen_modal_encoders import ModalEncoderIdentity, ModalIdentity
 from latents.models.kl_vae import EncoderIdentity
 from latents.recipe import Recipe, canonical_json
 from pipeline.decode import SoundPolicy
@@ -57,17 +58,12 @@ def read_recorded(layout: CacheLayout, *, video_recipe: str, audio_recipe: str) 
 
 
 def recorded_settings(layout: CacheLayout) -> dict[str, Any]:
-    """Tables of `IngestSettings` as the current recipes say, less the KL-VAE's source.
+    """Tables of `IngestSettings` as the current recipes say, less where the models are.
 
     Raises:
-        CacheError: No ingest has completed, or the clip level is not kept.
+        CacheError: No ingest has completed.
     """
-    recipes = require_ref(layout, "current").recipes
-    if "clip.video" not in recipes:
-        raise CacheError(
-            f"{layout.root} keeps no clip level, so its sources must be decoded again: ingest them "
-            "into a new cache with the other settings, and with `--levels clip,kl` to keep it"
-        )
+    recipes = ancestral_recipes(layout, require_ref(layout, "current"))
     video = read_recipe(layout, recipes["clip.video"])
     tables: dict[str, Any] = {
         "clip": asdict(_clip_spec(video)),
@@ -78,7 +74,33 @@ def recorded_settings(layout: CacheLayout) -> dict[str, Any]:
         tables["window"] = sound["window"]
         tables["kl_vae"] = {"precision": sound["kl_vae"]["precision"]}
         tables["mel"] = {"name": _mel_name(sound["mel"])}
+    if "perceptual.audio" in recipes:
+        encoder = _table(read_recipe(layout, recipes["perceptual.audio"]))["encoder"]
+        tables["autoencoder"] = {"precision": encoder["precision"]}
     return tables
+
+
+def recorded_kl_vae(layout: CacheLayout) -> EncoderIdentity | None:
+    """The KL-VAE of the current latents; None where there are none."""
+    recipes = ancestral_recipes(layout, read_ref(layout, "current"))
+    if "kl.video" not in recipes:
+        return None
+    table = _table(read_recipe(layout, recipes["kl.video"]))
+    return EncoderIdentity.from_specification(table["kl_vae"])
+
+
+def recorded_modal(layout: CacheLayout) -> ModalIdentity | None:
+    """The modal encoders of the current perceptual level; None where there is none."""
+    recipes = ancestral_recipes(layout, read_ref(layout, "current"))
+    if not {"perceptual.video", "perceptual.audio"} <= recipes.keys():
+        return None
+    video, audio = (
+        ModalEncoderIdentity.from_specification(
+            _table(read_recipe(layout, recipes[f"perceptual.{sense}"]))["encoder"]
+        )
+        for sense in ("video", "audio")
+    )
+    return ModalIdentity(video=video, audio=audio)
 
 
 def require_encoder(recorded: Recorded, identity: EncoderIdentity, *, kl_vae: str) -> None:

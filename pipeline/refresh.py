@@ -1,94 +1,123 @@
-"""Refresh: latents anew from a cached level, beside the old ones, without opening a source."""
+"""Refresh: latents anew by other encoders or settings, beside the old ones, with the least work."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
+
+from latents.cache.drivers import driving
 
 from latents.cache.layout import CacheLayout
-from latents.cache.reader import CachedLevel, open_cache
-from latents.cache.refs import write_recipes
 from latents.cache.snapshot import Snapshot, load_snapshot
-from latents.models.kl_vae import EncoderIdentity
-from latents.recipe import Recipe
-from pipeline.job import CachedClipTask, EncodeJob
-from pipeline.plan import combined_digest
-from pipeline.recipes import encode_versions, kl_recipes
-from pipeline.run import (
-    Engine,
-    JobResult,
-    encode_quarantine_row,
-    move_current,
-    open_committer,
-    run_tasks,
-)
+from latents.fields import Level
+from pipeline.ingest import hash_with_progress, known_files, wanted_for
+from pipeline.planned_job import PlannedJob, carry_out, plan_for
+from pipeline.recipes import Encoders, wanted_recipes
+from pipeline.run import Engine, JobResult
 from pipeline.settings import IngestSettings
+from pipeline.sources import HashedSource, Source, part_of, source_of_uri
 
 
-def refresh_kl(
+def refresh(
+    sources: Sequence[Source] | None,
     *,
     layout: CacheLayout,
     settings: IngestSettings,
-    encoder: EncoderIdentity,
+    encoders: Encoders,
+    levels: tuple[Level, ...],
     engine: Engine,
     device: str,
+    part: tuple[int, int] | None = None,
 ) -> JobResult:
-    """The ``kl`` level anew from the ``clip`` level, beside the old one; no video is opened.
+    """The wanted levels, from whatever the cache holds that they can be made from.
+
+    A new modal encoder reads the ``kl`` level, a new KL-VAE or mel the ``clip`` level; a video is
+    opened only where neither will do. The old latents stay, and training on them goes on;
+    ``refs/current`` moves when all is done, and ``refs/previous`` keeps what it was.
+
+    Args:
+        sources: What to refresh; None for all sources on record, whose files are not looked at.
+        layout: The cache.
+        settings: What is made, and how the work is done.
+        encoders: Identities of the encoders.
+        levels: The levels to make.
+        engine: Who works.
+        device: Where the encoders run.
+        part: Part i of n of the sources; ``refs/current`` stays.
 
     Raises:
-        CacheError: The cache keeps no clip level.
+        InterruptedJobError: Ctrl-C or SIGTERM; what was finished is committed.
+        JobError: Any other fault that is not a source's.
     """
     started = time.monotonic()
-    recipes = kl_recipes(settings, encoder)
-    parents = {parent.field: parent for recipe in recipes.values() for parent in recipe.parents}
-    pinned = open_cache(layout.root, level="clip", recipes=parents)
-    # Of the log's head: an interrupted ingest may have committed clips beyond the ref.
-    snapshot = load_snapshot(layout)
-    clips = CachedLevel(layout, snapshot, level="clip", recipes=pinned.recipes)
-    made = [set(snapshot.rows_of(recipe.digest)["clip"].to_pylist()) for recipe in recipes.values()]
-    present = set.intersection(*made)
-    refused = _refused(snapshot, recipes)
-    uris = {row["digest"]: row["uri"] for row in snapshot.sources.to_pylist()}
-    tasks = tuple(
-        CachedClipTask(uri=uris.get(row.source, row.source), digest=row.source, clip=clip)
-        for clip in clips
-        for row in [clip.rows["clip.video"]]
-        if clip.clip not in present and (row.source, row.segment) not in refused
-    )
-    write_recipes(layout, recipes.values())
-    outcome = run_tasks(
-        EncodeJob(
+    with driving(layout, purpose="refresh"):
+        job = plan_refresh(
+            sources,
+            layout=layout,
             settings=settings,
-            levels=("kl",),
-            device=device,
-            cache_root=layout.root,
-            weights_digest=encoder.weights_digest,
-            reads_cached_clips=True,
-        ),
-        tasks,
-        engine=engine,
-        committer=open_committer(layout, recipes, snapshot, settings.run),
-        to_quarantine=lambda event: encode_quarantine_row(event, recipes),
-        unit="clips",
-    )
-    num_present = len(clips) - len(tasks) - len(refused)
-    return JobResult(
-        num_sources=len(clips),
-        num_already_present=num_present,
-        num_clips_encoded=outcome.tally.num_clips,
-        num_kl_images=outcome.tally.num_images,
-        num_quarantined=outcome.tally.num_failures + len(refused),
-        num_sources_with_rows=num_present + outcome.tally.num_clips,
-        commit=move_current(layout, recipes),
-        seconds=time.monotonic() - started,
+            encoders=encoders,
+            levels=levels,
+            part=part,
+        )
+        return carry_out(job, engine=engine, device=device, unit="clips", started=started)
+
+
+def plan_refresh(
+    sources: Sequence[Source] | None,
+    *,
+    layout: CacheLayout,
+    settings: IngestSettings,
+    encoders: Encoders,
+    levels: tuple[Level, ...],
+    prune: bool = False,
+    part: tuple[int, int] | None = None,
+) -> PlannedJob:
+    """What `refresh` would do, or `ingest` of these sources."""
+    snapshot = load_snapshot(layout)
+    wanted = wanted_for(settings, wanted_recipes(settings, encoders, levels))
+    if sources is None:
+        recorded = recorded_sources(snapshot, part=part)
+        # Nobody asks again whether the sources are fit to be clips.
+        return plan_for(
+            recorded,
+            layout=layout,
+            settings=settings,
+            encoders=encoders,
+            wanted=replace(wanted, admission=None),
+            snapshot=snapshot,
+            prune=False,
+            is_part=part is not None,
+        )
+    chosen = part_of(sources, part=part[0], num_parts=part[1]) if part else sources
+    known = known_files(snapshot, chosen)
+    return plan_for(
+        hash_with_progress(chosen, known, settings=settings, rehash=False),
+        layout=layout,
+        settings=settings,
+        encoders=encoders,
+        wanted=wanted,
+        snapshot=snapshot,
+        prune=prune,
+        is_part=part is not None,
     )
 
 
-def _refused(snapshot: Snapshot, recipes: Mapping[str, Recipe]) -> set[tuple[str, int]]:
-    """Source and segment of the clips that this encoder refused before."""
-    wanted = combined_digest(recipe.digest for recipe in recipes.values())
-    return {
-        (event["source_digest"], event["segment"])
-        for event in snapshot.open_quarantine()
-        if (event["recipe"], event["versions"]) == (wanted, encode_versions())
-    }
+def recorded_sources(
+    snapshot: Snapshot, *, part: tuple[int, int] | None = None
+) -> list[HashedSource]:
+    """The sources on record, as they were when they were last seen."""
+    columns = ["uri", "size", "mtime_ns", "digest"]
+    found = [
+        HashedSource(
+            source=source_of_uri(row["uri"]),
+            size=row["size"],
+            mtime_ns=row["mtime_ns"],
+            digest=row["digest"],
+        )
+        for row in snapshot.sources.select(columns).to_pylist()
+    ]
+    if part is None:
+        return found
+    chosen = {s.uri for s in part_of([f.source for f in found], part=part[0], num_parts=part[1])}
+    return [source for source in found if source.source.uri in chosen]

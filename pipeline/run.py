@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Protocol
 
-from latents.cache.layout import CacheLayout
-from latents.cache.log import CommitLog
-from latents.cache.refs import Ref, read_ref, write_ref
 from latents.cache.rows import QuarantineRow
-from latents.cache.snapshot import Snapshot, load_snapshot
 from latents.errors import FailureBudgetError, InterruptedJobError
-from latents.recipe import Recipe
-from latents.store.tar_store import TarShardWriter
 from pipeline.committer import Committer
+from pipeline.decode import SourceTask
 from pipeline.job import EncodeJob, Task
-from pipeline.plan import combined_digest
 from pipeline.progress import Tally, show_progress
-from pipeline.recipes import encode_versions
-from pipeline.settings import RunSettings
 from pipeline.stages import ClipRejected, EncodedClip, SourceFinished, StageEvent
 
 BUDGET_MIN_SOURCES = 200
@@ -54,10 +45,18 @@ class JobResult:
     num_already_present: int
     num_clips_encoded: int
     num_kl_images: int
+    num_videos_opened: int
+    """Files that were decoded; scenes are rendered and not counted."""
     num_quarantined: int
     """Clips and sources given up, in this run or before, among those asked for."""
     num_sources_with_rows: int
+    num_dropped: int
+    """Sources asked for that were taken down, and were passed over."""
+    num_clips_left: int
+    """Clips whose sources changed or are gone."""
     commit: int
+    is_current: bool
+    """``refs/current`` names the recipes that this job made."""
     seconds: float
 
 
@@ -71,11 +70,18 @@ class Outcome:
     rejected: set[str] = field(default_factory=set)
     failed_in_a_row: int = 0
     num_failed: int = 0
+    in_two_parts: set[str] = field(default_factory=set)
+    """Clips of which the first part is still to come; they count with the second."""
+    num_videos_opened: int = 0
 
     def accept(self, encoded: EncodedClip) -> None:
         """Counts a clip that became rows."""
         self.accepted.add(encoded.key.source_digest)
-        self.tally.num_clips += 1
+        key = str(encoded.key)
+        if key in self.in_two_parts:
+            self.in_two_parts.remove(key)
+        else:
+            self.tally.num_clips += 1
         self.tally.num_images += encoded.num_kl_images
 
     def reject(self, rejected: ClipRejected) -> None:
@@ -84,10 +90,12 @@ class Outcome:
         self.tally.num_failures += 1
         self.causes[type(rejected.error).__name__] += 1
 
-    def finish(self, digest: str) -> None:
+    def finish(self, task: Task) -> None:
         """Counts a source and raises `FailureBudgetError` where too many have failed."""
         self.tally.num_done += 1
-        failed = digest in self.rejected - self.accepted
+        self.num_videos_opened += isinstance(task, SourceTask) and task.path is not None
+        digest = task.digest
+        failed = digest in self.rejected and digest not in self.accepted
         self.num_failed += failed
         self.failed_in_a_row = self.failed_in_a_row + 1 if failed else 0
         num_done = self.tally.num_done
@@ -110,6 +118,7 @@ def run_tasks(
     committer: Committer,
     to_quarantine: Callable[[ClipRejected], QuarantineRow],
     on_finished: Callable[[SourceFinished], None] = lambda event: None,
+    in_two_parts: Collection[str] = (),
     unit: str,
 ) -> Outcome:
     """Works on all tasks with progress, and commits what is finished, when interrupted too.
@@ -121,6 +130,7 @@ def run_tasks(
         committer: Takes what they make; it is flushed at the end.
         to_quarantine: The row of a rejected clip or source.
         on_finished: Called for each finished task, before it is counted.
+        in_two_parts: Clips that come by two tasks, each with some of the fields.
         unit: What a task is called in progress.
 
     Raises:
@@ -128,7 +138,7 @@ def run_tasks(
         FailureBudgetError: Too many sources fail.
         JobError: Any other fault that is not a clip's.
     """
-    outcome = Outcome()
+    outcome = Outcome(in_two_parts=set(in_two_parts))
     with show_progress("encoded", len(tasks), unit=unit) as report:
 
         def take(event: StageEvent) -> None:
@@ -141,74 +151,11 @@ def run_tasks(
                 outcome.reject(event)
             else:
                 on_finished(event)
-                outcome.finish(event.task.digest)
+                outcome.finish(event.task)
             report(outcome.tally)
 
         _drive(engine, job, tasks, committer, take)
     return outcome
-
-
-def open_committer(
-    layout: CacheLayout,
-    recipes: Mapping[str, Recipe],
-    snapshot: Snapshot,
-    settings: RunSettings,
-) -> Committer:
-    """The committer of one run, which drops what the snapshot holds already."""
-    latents = snapshot.latents
-    return Committer(
-        layout,
-        recipes=recipes,
-        seen=snapshot.commit,
-        present=set(zip(latents["recipe"].to_pylist(), latents["clip"].to_pylist(), strict=True)),
-        open_shard=lambda: TarShardWriter(layout.shards),
-        shard_bytes=settings.shard_bytes,
-        commit_seconds=settings.commit_seconds,
-        versions=encode_versions(),
-        run={"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
-    )
-
-
-def encode_quarantine_row(event: ClipRejected, recipes: Mapping[str, Recipe]) -> QuarantineRow:
-    """The row of a clip that an encoder refused: given up for these recipes."""
-    return quarantine_row(
-        event,
-        recipe=combined_digest(recipe.digest for recipe in recipes.values()),
-        versions=encode_versions(),
-    )
-
-
-def quarantine_row(event: ClipRejected, *, recipe: str, versions: str) -> QuarantineRow:
-    """The row of a rejected clip or source."""
-    return QuarantineRow(
-        source=event.task.uri,
-        source_digest=event.task.digest,
-        segment=event.segment,
-        stage=event.stage,
-        recipe=recipe,
-        error_class=type(event.error).__name__,
-        message=event.error.reason,
-        versions=versions,
-    )
-
-
-def move_current(layout: CacheLayout, recipes: Mapping[str, Recipe]) -> int:
-    """Points ``refs/current`` at the log's head and at these recipes; others stay.
-
-    It never moves backwards: another driver may have moved it further meanwhile. Nor does it move
-    to recipes that no clip was made by.
-    """
-    head = CommitLog(layout).head()
-    made = set(load_snapshot(layout, head).latents["recipe"].to_pylist())
-    if not all(recipe.digest in made for recipe in recipes.values()):
-        return head
-    current = read_ref(layout, "current")
-    found = dict(current.recipes) if current else {}
-    wanted = found | {name: recipe.digest for name, recipe in recipes.items()}
-    is_ahead = current is None or current.commit < head
-    if head >= 0 and (is_ahead or wanted != found):
-        write_ref(layout, "current", Ref(commit=head, recipes=wanted))
-    return head
 
 
 def _drive(

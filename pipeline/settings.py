@@ -1,7 +1,8 @@
 """Settings of an ingest: TOML tables as frozen dataclasses.
 
-The tables `clip`, `window`, `mel`, `kl_vae` and `decode` change latents and go into recipes.
-The tables `sound` and `run` do not: they say what is accepted and how the work is done.
+The tables `clip`, `window`, `mel`, `kl_vae`, `autoencoder` and `decode` change latents and go
+into recipes. The tables `sound` and `run` do not: they say what is accepted and how the work is
+done.
 """
 
 from __future__ import annotations
@@ -32,6 +33,15 @@ class KLVAESettings:
 
     source: str = "tiny"
     """``tiny`` (bundled), a folder, an original .ckpt, or a hub id."""
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoencoderSettings:
+    """Which modal encoders make the perceptual level."""
+
+    source: str = ""
+    """A folder with ``config.json`` and safetensors; needed for that level alone."""
     precision: Precision = "fp32"
 
 
@@ -80,6 +90,7 @@ class IngestSettings:
     window: WindowSpec = field(default_factory=WindowSpec)
     mel: MelSettings = field(default_factory=MelSettings)
     kl_vae: KLVAESettings = field(default_factory=KLVAESettings)
+    autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     sound: SoundPolicy = field(default_factory=SoundPolicy)
     run: RunSettings = field(default_factory=RunSettings)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from latents.errors import SourceError
+from latents.recipe import sha256_hex
 from pipeline.scene_clips import SceneRef, scene_digest
 
 VIDEO_SUFFIXES = frozenset(
@@ -35,6 +37,19 @@ VIDEO_SUFFIXES = frozenset(
 )
 LIST_SUFFIXES = frozenset({".txt", ".lst", ".jsonl"})
 DEFAULT_SCENE_SECONDS = 4
+_MAX_SCENES = 10**7
+_MAX_SCENE_SECONDS = 3600
+"""The sound of a scene is made in one piece."""
+_MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Annotation:
+    """What people say of a source; nothing that is encoded depends on it."""
+
+    label: str | None = None
+    caption: str | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +60,8 @@ class Source:
     path: Path | None
     """The file; None for a scene."""
     scene: SceneRef | None
+    annotation: Annotation | None = None
+    """What a list says of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +96,8 @@ def find_sources(arguments: Sequence[str]) -> list[Source]:
 
     Args:
         arguments: Folders (searched through), video files, lists (.txt or .lst with a path a
-            line, .jsonl with a ``file`` a line, paths relative to the list), and
+            line, .jsonl with a ``file`` and perhaps ``label``, ``caption`` and ``split`` a line,
+            paths relative to the list), and
             ``scenes:SEED:NUM`` or ``scenes:SEED:NUM:SECONDS``.
 
     Raises:
@@ -87,8 +105,16 @@ def find_sources(arguments: Sequence[str]) -> list[Source]:
     """
     found: dict[str, Source] = {}
     for argument in arguments:
-        for source in _expand(argument):
-            found.setdefault(source.uri, source)
+        try:
+            for source in _expand(argument):
+                # A list may say more of a file than the folder that it lies in.
+                if source.uri not in found or source.annotation is not None:
+                    found[source.uri] = source
+        except OSError as error:
+            place = str(error.filename)[:100]
+            raise SourceError(
+                f"{argument[:100]}: {place} cannot be looked up ({error.strerror})"
+            ) from error
     return list(found.values())
 
 
@@ -97,12 +123,17 @@ def hash_sources(
     known: Mapping[str, KnownFile],
     *,
     num_threads: int,
+    rehash: bool = False,
     on_hashed: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[HashedSource | UnreadableSource]:
-    """Digests of all sources; a file is read again only when its size or time changed."""
+    """Digests of all sources; a file is read again only when its size or time changed.
+
+    With ``rehash`` every file is read, for disks and copying tools that do not keep times.
+    """
+    trusted = {} if rehash else known
     hashed: list[HashedSource | UnreadableSource] = []
     with ThreadPoolExecutor(num_threads) as pool:
-        for one in pool.map(lambda source: _hash(source, known.get(source.uri)), sources):
+        for one in pool.map(lambda source: _hash(source, trusted.get(source.uri)), sources):
             hashed.append(one)
             on_hashed(len(hashed), len(sources))
     return hashed
@@ -128,17 +159,44 @@ def _expand(argument: str) -> Iterator[Source]:
             f"{path} does not exist; name a folder, a video, a list of paths, or scenes:SEED:NUM"
         )
     elif path.suffix.lower() in LIST_SUFFIXES:
-        yield from map(_file, _read_list(path))
+        yield from _read_list(path)
     else:
         yield _file(path)
 
 
-def _file(path: Path) -> Source:
+def source_of_uri(uri: str) -> Source:
+    """The source that was recorded under a URI; raises `SourceError` where it is none of ours."""
+    if uri.startswith("scenes:"):
+        try:
+            seed, index, seconds = map(int, uri.split(":")[1:])
+            _check_scene(seed, index, seconds)
+            if uri != f"scenes:{seed}:{index}:{seconds}":
+                raise ValueError("it is written differently")
+        except ValueError:
+            raise SourceError(
+                f"{uri[:100]!r} is no scene; wanted scenes:SEED:INDEX:SECONDS"
+            ) from None
+        return Source(uri=uri, path=None, scene=SceneRef(seed=seed, index=index, seconds=seconds))
+    return Source(uri=uri, path=Path(uri), scene=None)
+
+
+def part_of(sources: Sequence[Source], *, part: int, num_parts: int) -> list[Source]:
+    """The sources of one of ``num_parts`` disjoint parts, counted from 1, by a hash of the URI."""
+    return [
+        source
+        for source in sources
+        if int(sha256_hex(source.uri.encode())[:15], 16) % num_parts == part - 1
+    ]
+
+
+def _file(path: Path, annotation: Annotation | None = None) -> Source:
     absolute = Path(os.path.abspath(path))
-    return Source(uri=str(absolute), path=absolute, scene=None)
+    # Rows hold UTF-8 alone, and a name may be of any bytes.
+    uri = os.fsencode(absolute).decode(errors="backslashreplace")
+    return Source(uri=uri, path=absolute, scene=None, annotation=annotation)
 
 
-def _read_list(path: Path) -> Iterator[Path]:
+def _read_list(path: Path) -> Iterator[Source]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -147,35 +205,54 @@ def _read_list(path: Path) -> Iterator[Path]:
     if not entries:
         raise SourceError(f"{path} lists no paths")
     for number, entry in enumerate(entries, start=1):
-        name = entry
+        name, annotation = entry, None
         if path.suffix.lower() == ".jsonl":
-            try:
-                name = os.fspath(json.loads(entry)["file"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise SourceError(
-                    f'{path}, entry {number}: wanted a JSON object with a "file", got '
-                    f"{entry[:60]!r}"
-                ) from error
+            name, annotation = _read_entry(path, number, entry)
         file = path.parent / name
         if not file.exists():
-            raise SourceError(f"{path}, entry {number}: {file} does not exist")
-        yield file
+            raise SourceError(f"{path}, entry {number}: {str(file)[:200]} does not exist")
+        yield _file(file, annotation)
+
+
+def _read_entry(path: Path, number: int, entry: str) -> tuple[str, Annotation | None]:
+    """File and annotation in one line of a .jsonl list."""
+    try:
+        parsed = json.loads(entry)
+        name = os.fspath(parsed["file"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SourceError(
+            f'{path}, entry {number}: wanted a JSON object with a "file", got {entry[:60]!r}'
+        ) from error
+    said = {key: parsed.get(key) for key in ("label", "caption", "split")}
+    for key, value in said.items():
+        if value is not None and not (isinstance(value, str) and _is_utf8(value)):
+            raise SourceError(
+                f"{path}, entry {number}: {key} is {str(value)[:100]!r}; wanted a text"
+            )
+    return name, Annotation(**said) if any(said.values()) else None
 
 
 def _scenes(argument: str) -> Iterator[Source]:
     try:
         numbers = [int(part) for part in argument.split(":")[1:]]
         seed, count, seconds = (*numbers, DEFAULT_SCENE_SECONDS) if len(numbers) == 2 else numbers
-        if seed < 0 or count < 1 or seconds < 1:
-            raise ValueError("a number is out of range")
+        _check_scene(seed, 0, seconds)
+        if not 1 <= count <= _MAX_SCENES:
+            raise ValueError(f"{count} scenes")
     except ValueError:
         raise SourceError(
-            f"{argument!r}: wanted scenes:SEED:NUM or scenes:SEED:NUM:SECONDS, "
-            "for example scenes:0:48"
+            f"{argument[:100]!r}: wanted scenes:SEED:NUM or scenes:SEED:NUM:SECONDS, for example "
+            f"scenes:0:48; up to {_MAX_SCENES} scenes of up to {_MAX_SCENE_SECONDS} s"
         ) from None
     for index in range(count):
         scene = SceneRef(seed=seed, index=index, seconds=seconds)
         yield Source(uri=f"scenes:{seed}:{index}:{seconds}", path=None, scene=scene)
+
+
+def _check_scene(seed: int, index: int, seconds: int) -> None:
+    is_possible = 0 <= seed <= _MAX_SEED and 0 <= index < _MAX_SCENES
+    if not is_possible or not 1 <= seconds <= _MAX_SCENE_SECONDS:
+        raise ValueError("a number is out of range")
 
 
 def _hash(source: Source, known: KnownFile | None) -> HashedSource | UnreadableSource:
@@ -183,12 +260,37 @@ def _hash(source: Source, known: KnownFile | None) -> HashedSource | UnreadableS
         return HashedSource(source=source, size=0, mtime_ns=0, digest=scene_digest(source.scene))
     assert source.path is not None
     try:
-        stat = source.path.stat()
-        if known and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+        found = source.path.stat()
+        if fault := _fault(source.path, found):
+            return UnreadableSource(source=source, reason=fault)
+        if known and (known.size, known.mtime_ns) == (found.st_size, found.st_mtime_ns):
             digest = known.digest
         else:
             with source.path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         return UnreadableSource(source=source, reason=f"the file cannot be read ({error.strerror})")
-    return HashedSource(source=source, size=stat.st_size, mtime_ns=stat.st_mtime_ns, digest=digest)
+    except ValueError:
+        return UnreadableSource(source=source, reason="no file can have that name")
+    return HashedSource(
+        source=source, size=found.st_size, mtime_ns=found.st_mtime_ns, digest=digest
+    )
+
+
+def _fault(path: Path, found: os.stat_result) -> str | None:
+    """Why a file is not opened: a device or pipe has no end, and rows cannot hold the others."""
+    if not stat.S_ISREG(found.st_mode):
+        return "the file cannot be read (it is no file but a folder, device or pipe)"
+    if not _is_utf8(str(path)):
+        return "the file's name is not UTF-8; rename it"
+    if not -(2**63) <= found.st_mtime_ns < 2**63:
+        return "the file was last changed after the year 2262, it says; touch it"
+    return None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

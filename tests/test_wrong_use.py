@@ -29,7 +29,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[
         (["scenes:0:1", "--set", "window.stride=5"], "it must divide window.frames"),
         (["scenes:0:1", "--set", "mel.name=mel"], "wanted one of 'hifigan22k'"),
         (["scenes:0:1", "--set", "nonsense"], "wanted key=value"),
-        (["scenes:0:1", "--levels", "pixels"], "wanted clip, kl or clip,kl"),
+        (["scenes:0:1", "--levels", "pixels"], "wanted some of clip,kl,perceptual"),
         (["scenes:0:1", "--engine", "slurm"], "invalid choice"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -52,7 +52,7 @@ class ClipPictures:
         seed: int,
     ) -> None:
         if not level.clips:
-            raise CacheError(f"{level.layout.root}: the clip level holds no clips to train on")
+            raise CacheError(f"{level.layout.url}: the clip level holds no clips to train on")
         self._level = level
         self._mel: MelSpec = mel_spec(settings.mel)
         self._window_seconds = settings.window_seconds

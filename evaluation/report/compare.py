@@ -24,7 +24,7 @@ from latents.cache.reader import CachedClip, CachedLevel
 from latents.cache.rows import LatentRow
 from latents.clip import Clip, WindowGrid
 from pipeline.recorded import Recorded
-from pipeline.stages import EncodeClip
+from pipeline.stages import mel_images
 
 SHOWN_SECONDS = 6
 """Longer clips are compared, and shown, for so long from their start."""
@@ -72,14 +72,6 @@ class CompareClip:
     ) -> None:
         self._level, self._recorded = level, recorded
         self._decoder, self._num_threads = decoder, num_threads
-        self._draw = EncodeClip(
-            encoder=None,
-            clip_spec=recorded.clip,
-            window_spec=recorded.window,
-            mel=recorded.mel,
-            levels=(),
-            device="cpu",
-        )
 
     def __call__(
         self,
@@ -122,7 +114,13 @@ class CompareClip:
         windows: tuple[int, ...],
     ) -> Comparison:
         used = replace(grid, num_windows=windows[-1] + 1)
-        drawn = self._draw.mel_images(original, used)[list(windows)]
+        drawn = mel_images(
+            original.waveform,
+            sample_rate=original.sample_rate,
+            grid=used,
+            clip_spec=self._recorded.clip,
+            mel=self._recorded.mel,
+        )[list(windows)]
         original_mel = self._stitch(drawn, grid, windows)
         num_samples = self._recorded.clip.num_samples(len(frames), original.sample_rate)
         return Comparison(

@@ -17,16 +17,16 @@ from evaluation.report.contents import (
     raw_bytes,
     scene_label,
 )
-from evaluation.report.originals import Originals, Unavailable
 from evaluation.report.page import render_page
+from latents.cache.commit import read_commit
 from latents.cache.inspect import CacheSummary, inspect_cache
 from latents.cache.layout import CacheLayout, find_cache
-from latents.cache.log import CommitLog
 from latents.cache.reader import CachedClip, CachedLevel, open_cache
 from latents.cache.snapshot import Snapshot, load_snapshot
 from latents.durable import replace_file
 from latents.errors import CacheError, ConfigError
 from latents.models.kl_vae import load_kl_vae
+from pipeline.originals import Originals, Unavailable
 from pipeline.recorded import Recorded, read_recorded, require_encoder
 
 _FINGERPRINT = re.compile(r'<meta name="mmldm-report" content="([^"]*)">')
@@ -172,8 +172,8 @@ def _contents(
     rows = [clip.rows["kl.video"] for clip in level]
     summary = inspect_cache(layout)
     return Contents(
-        name="/".join(layout.root.resolve().parts[-2:]),
-        date=CommitLog(layout).read(snapshot.commit).run.get("started", "unknown date"),
+        name="/".join(Path(layout.url).resolve().parts[-2:]),
+        date=read_commit(layout, snapshot.commit).run.get("started", "unknown date"),
         kl_vae=recorded.weights,
         summary=summary,
         durations_seconds=tuple(row.shape[0] / row.fps for row in rows),

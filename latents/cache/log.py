@@ -1,99 +1,33 @@
 """The commit log: a hash chain of JSON files, each created exclusively. Creating one is the commit.
 
 Of several drivers that race for number n exactly one creates the file; the losers read what
-was committed meanwhile, drop rows that are already there, and try n + 1. What no commit names
-does not exist.
+was committed meanwhile, drop rows that are already there or may not be there any more, and try
+n + 1. What no commit names does not exist.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from latents.cache.checkpoint import checkpoint_numbers, make_checkpoint
+from latents.cache.commit import Commit, check_link, read_commit, read_rows, write_rows
 from latents.cache.layout import CacheLayout
-from latents.cache.rows import ROW_TYPES, RowKind, table_from_bytes, table_to_bytes
-from latents.durable import create_file, replace_file, writing_to
-from latents.errors import DamagedError
-from latents.recipe import is_sha256_hex, open_sealed_json, sealed_json, sha256_hex
+from latents.cache.rows import RowKind, TombstoneReason
+from latents.durable import reading_from, writing_to
 
-_COMMIT_NAME = re.compile(r"[0-9]{12}\.json")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RowFile:
-    """A file of rows that a commit names."""
-
-    kind: RowKind
-    sha256: str
-    num_rows: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Commit:
-    """One entry of the log."""
-
-    number: int
-    previous: str | None
-    """SHA-256 of the commit before it; None for the first."""
-    files: tuple[RowFile, ...]
-    run: Mapping[str, str]
-    """Which run made it, for the record."""
-
-    def to_json(self) -> bytes:
-        """The bytes of its file."""
-        return sealed_json(
-            {
-                "number": self.number,
-                "previous": self.previous,
-                "rows": {
-                    file.kind: {"sha256": file.sha256, "num_rows": file.num_rows}
-                    for file in self.files
-                },
-                "run": dict(self.run),
-            }
-        )
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of its file, which the next commit names."""
-        return sha256_hex(self.to_json())
-
-
-def commit_from_json(content: bytes) -> Commit:
-    """Inverse of `Commit.to_json`; raises `ValueError` on anything else."""
-    parsed = open_sealed_json(content)
-    try:
-        commit = Commit(
-            number=parsed["number"],
-            previous=parsed["previous"],
-            files=tuple(
-                RowFile(kind=kind, sha256=entry["sha256"], num_rows=entry["num_rows"])
-                for kind, entry in sorted(parsed["rows"].items())
-            ),
-            run=parsed["run"],
-        )
-        is_whole = commit.to_json() == content
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"it is not a commit ({type(error).__name__}: {error})") from error
-    if not is_whole or not all(
-        file.kind in ROW_TYPES and is_sha256_hex(file.sha256) for file in commit.files
-    ):
-        raise ValueError("it is not a commit of this format")
-    return commit
-
-
-def check_link(before: Commit | None, commit: Commit) -> None:
-    """Raises `DamagedError` where a commit does not name the one before it (None: it is first)."""
-    if commit.previous != (before.digest if before else None):
-        raise DamagedError(
-            f"commits/{commit.number:012d}.json",
-            0,
-            f"the commit it follows is not the {commit.number - 1} that is there",
-        )
+READ_THREADS = 8
+"""Commits read at a time: what waits is the disk or the network."""
+_COMMITS_AT_A_TIME = 1024
+"""Commits asked for ahead: what a number far beyond the log costs before it is refused."""
+_COMMIT_NAME = re.compile(r"commits/[0-9]{12}\.json")
 
 
 class CommitLog:
@@ -108,114 +42,223 @@ class CommitLog:
     def __init__(self, layout: CacheLayout, *, seen: int = -1) -> None:
         self._layout = layout
         self._seen = seen
-        self._taken: set[str] = set()
+        self._later = _LaterRows()
 
     def numbers(self) -> list[int]:
-        """Numbers of the commits whose files are there, ascending."""
-        names = (path.name for path in (self._layout.root / "commits").glob("*.json"))
-        return sorted(int(name[:12]) for name in names if _COMMIT_NAME.fullmatch(name))
+        """Numbers of the commits whose files are there, ascending; raises as `head`."""
+        with reading_from(self._layout.url):
+            names = [file.name for file in self._layout.storage.list("commits")]
+        return sorted(int(name[-17:-5]) for name in names if _COMMIT_NAME.fullmatch(name))
 
     def head(self) -> int:
-        """Number of the latest commit; -1 where there is none."""
-        return max(self.numbers(), default=-1)
-
-    def read(self, number: int) -> Commit:
-        """One commit; raises `DamagedError` where the file is missing or is not a commit."""
-        path = self._layout.commit(number)
-        name = f"commits/{path.name}"
-        try:
-            commit = commit_from_json(path.read_bytes())
-        except FileNotFoundError:
-            raise DamagedError(name, 0, "the commit is missing from the log") from None
-        except (OSError, ValueError) as error:
-            raise DamagedError(name, 0, f"the commit cannot be read: {error}") from error
-        if commit.number != number:
-            raise DamagedError(name, 0, f"says it is commit {commit.number}")
-        return commit
-
-    def commits(self, first: int, last: int) -> Iterator[Commit]:
-        """Commits first..last, both inclusive; each must name the one before it."""
-        before: Commit | None = None
-        for number in range(first, last + 1):
-            commit = self.read(number)
-            if number == 0 or before is not None:
-                check_link(before, commit)
-            yield commit
-            before = commit
-
-    def read_rows(self, file: RowFile) -> pa.Table:
-        """The rows of a file, after comparing the file with its name.
+        """Number of the latest commit; -1 where there is none.
 
         Raises:
-            DamagedError: The file is missing, or its content is not what the commit names.
+            CacheError: The disk or the network does not answer.
         """
-        path = self._layout.rows(file.sha256)
-        name = f"rows/{path.name}"
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise DamagedError(name, 0, f"{file.num_rows} {file.kind} rows are missing") from None
-        except OSError as error:
-            raise DamagedError(name, 0, f"{file.kind} rows cannot be read: {error}") from error
-        if sha256_hex(content) != file.sha256:
-            raise DamagedError(name, 0, f"{file.kind} rows do not hash to the file's name")
-        try:
-            table = table_from_bytes(file.kind, content)
-        except ValueError as error:
-            raise DamagedError(name, 0, str(error)) from error
-        if table.num_rows != file.num_rows:
-            raise DamagedError(name, 0, f"holds {table.num_rows} rows, not {file.num_rows}")
-        return table
+        if self._seen < 0:
+            return max(self.numbers(), default=-1)
+        # Whoever knows a commit need not list them all.
+        head = self._seen
+        with reading_from(self._layout.url):
+            while self._layout.storage.exists(self._layout.commit(head + 1)):
+                head += 1
+        return head
+
+    def commits(self, first: int, last: int) -> Iterator[Commit]:
+        """Commits first..last, both inclusive; each must name the one before it.
+
+        Raises:
+            DamagedError: One is missing, damaged, or not linked to the one before.
+        """
+        before: Commit | None = None
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            for start in range(first, last + 1, _COMMITS_AT_A_TIME):
+                numbers = range(start, min(start + _COMMITS_AT_A_TIME, last + 1))
+                for commit in pool.map(lambda number: read_commit(self._layout, number), numbers):
+                    if commit.number == 0 or before is not None:
+                        check_link(before, commit)
+                    yield commit
+                    before = commit
 
     def append(self, tables: Mapping[RowKind, pa.Table], run: Mapping[str, str]) -> Commit | None:
         """Commits rows; returns None where another driver had committed all of them already.
+
+        A tombstone ``moved`` is left out, with the rows that it moves, where it would end others
+        that came since ``seen``.
 
         Raises:
             CacheError: The cache cannot be written.
             DamagedError: A commit that came in between cannot be read.
         """
-        pending = dict(tables)
         while True:
             head = self.head()
-            self._catch_up(head)
-            if "latents" in pending:
-                pending["latents"] = self._not_taken(pending["latents"])
-            files = tuple(
-                self._write_rows(kind, table)
-                for kind, table in sorted(pending.items())
+            latest = self._catch_up(head)
+            admitted = self._later.admit(tables)
+            files = {
+                kind: write_rows(self._layout, table)
+                for kind, table in sorted(admitted.items())
                 if table.num_rows
-            )
+            }
             if not files:
                 return None
-            previous = self.read(head).digest if head >= 0 else None
+            previous = latest.digest if latest else None
             commit = Commit(number=head + 1, previous=previous, files=files, run=run)
-            with writing_to(self._layout.root):
-                is_ours = create_file(self._layout.commit(commit.number), commit.to_json())
+            with writing_to(self._layout.url):
+                name = self._layout.commit(commit.number)
+                is_ours = self._layout.storage.create(name, commit.to_json())
             if is_ours:
+                if commit.number in checkpoint_numbers(commit.number):
+                    make_checkpoint(self._layout, commit.number)
                 return commit
 
-    def _write_rows(self, kind: RowKind, table: pa.Table) -> RowFile:
-        content = table_to_bytes(table)
-        digest = sha256_hex(content)
-        with writing_to(self._layout.root):
-            replace_file(self._layout.rows(digest), content)
-        return RowFile(kind=kind, sha256=digest, num_rows=table.num_rows)
-
-    def _catch_up(self, head: int) -> None:
-        """Notes the latents of all commits up to one, our own among them."""
-        for commit in self.commits(self._seen + 1, head):
-            for file in commit.files:
-                if file.kind == "latents":
-                    self._taken.update(latent_identity(self.read_rows(file)))
-            self._seen = commit.number
-
-    def _not_taken(self, latents: pa.Table) -> pa.Table:
-        """My rows less those that a commit since ``seen`` holds."""
-        is_new = [key not in self._taken for key in latent_identity(latents)]
-        return latents.filter(pa.array(is_new, type=pa.bool_()))
+    def _catch_up(self, head: int) -> Commit | None:
+        """Notes what all commits up to one brought, our own among them; returns that one."""
+        latest: Commit | None = None
+        for latest in self.commits(max(self._seen, 0), head):
+            if latest.number > self._seen:
+                self._later.note(
+                    {
+                        kind: read_rows(self._layout, kind, latest.files[kind])
+                        for kind in ("tombstones", "latents")
+                        if kind in latest.files
+                    }
+                )
+                self._seen = latest.number
+        return latest
 
 
-def latent_identity(table: pa.Table) -> list[str]:
-    """``recipe/clip`` of each latents row: what may exist only once."""
-    keys: list[str] = pc.binary_join_element_wise(table["recipe"], table["clip"], "/").to_pylist()
-    return keys
+class _Tensor(NamedTuple):
+    """A latents row, as far as two commits can disagree about it."""
+
+    source: str
+    clip: str
+    recipe: str
+    shard: str
+    digest: str
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What may exist only once."""
+        return self[:3]
+
+    @property
+    def names(self) -> tuple[str, str, str, str]:
+        """What a tombstone may call it by."""
+        return self[:4]
+
+
+class _LaterRows:
+    """What commits since a snapshot hold and ended."""
+
+    def __init__(self) -> None:
+        self._taken: dict[tuple[str, str, str], _Tensor] = {}
+        self._gone: set[str] = set()
+        """Names that may not come back by themselves."""
+
+    def note(self, tables: Mapping[RowKind, pa.Table]) -> None:
+        """Takes the rows of the next commit."""
+        ended, brought = _named_by_tombstones(tables), _tensors(tables)
+        if ended.names:
+            living = (one for one in self._taken.values() if ended.names.isdisjoint(one.names))
+            self._taken = {one.identity: one for one in living}
+        self._taken.update((one.identity, one) for one in brought)
+        self._gone |= ended.gone
+        self._gone -= ended.readmitted | {name for one in brought for name in one.names}
+
+    def admit(self, tables: Mapping[RowKind, pa.Table]) -> dict[RowKind, pa.Table]:
+        """The rows that may still be committed.
+
+        What left meanwhile stays out: whoever removed it had the last word. What these rows end
+        themselves may come anew with them.
+        """
+        ended, pending = _named_by_tombstones(tables), _tensors(tables)
+        gone = self._gone - ended.readmitted
+        overtaken = self._overtaken(ended.moved, pending)
+        stays_out, comes_anew = gone | overtaken, ended.names - overtaken
+        is_admitted = [
+            stays_out.isdisjoint(one.names)
+            and (
+                one.identity not in self._taken
+                or not comes_anew.isdisjoint(self._taken[one.identity].names)
+            )
+            for one in pending
+        ]
+        admitted = dict(tables)
+        if "latents" in tables:
+            admitted["latents"] = tables["latents"].filter(pa.array(is_admitted, pa.bool_()))
+        if "sources" in tables:
+            admitted["sources"] = _without(tables["sources"], "digest", gone)
+        if overtaken:
+            admitted["tombstones"] = _without_moves(tables["tombstones"], overtaken)
+        return admitted
+
+    def _overtaken(self, moved: Set[str], pending: Collection[_Tensor]) -> Set[str]:
+        """What can be moved no more: tensors that came meanwhile would not come along."""
+        if not moved:
+            return moved
+        brought = {(one.identity, one.digest) for one in pending}
+        return moved & {
+            name
+            for one in self._taken.values()
+            if (one.identity, one.digest) not in brought
+            for name in one.names
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ended:
+    """What tombstones name: digests of sources and recipes, clips and shards, never alike."""
+
+    names: frozenset[str]
+    """Of all that ends."""
+    gone: frozenset[str]
+    """Of what left by somebody's word."""
+    moved: frozenset[str]
+    readmitted: frozenset[str]
+
+
+def _named_by_tombstones(tables: Mapping[RowKind, pa.Table]) -> _Ended:
+    named: dict[TombstoneReason, set[str]] = {one: set() for one in get_args(TombstoneReason)}
+    if "tombstones" in tables:
+        reasons = tables["tombstones"]["reason"].to_pylist()
+        for column in _names(tables["tombstones"]):
+            for reason, name in zip(reasons, column.to_pylist(), strict=True):
+                if name is not None:
+                    named[reason].add(name)
+    gone = frozenset(named["changed"] | named["pruned"] | named["dropped"])
+    return _Ended(
+        names=gone | named["moved"] | named["unreached"],
+        gone=gone,
+        moved=frozenset(named["moved"]),
+        readmitted=frozenset(named["readmitted"]),
+    )
+
+
+def _names(tombstones: pa.Table) -> tuple[pa.ChunkedArray, ...]:
+    """Columns of what they name: a clip or else its whole source, a recipe, a shard."""
+    clips = pc.coalesce(tombstones["clip"], tombstones["source"])
+    return clips, tombstones["recipe"], tombstones["shard"]
+
+
+def _tensors(tables: Mapping[RowKind, pa.Table]) -> list[_Tensor]:
+    if "latents" not in tables:
+        return []
+    columns = [tables["latents"][name].to_pylist() for name in _Tensor._fields]
+    return list(map(_Tensor, *columns))
+
+
+def _without(table: pa.Table, column: str, values: Collection[str]) -> pa.Table:
+    """The rows whose column has none of these values."""
+    return table.filter(pc.invert(pc.is_in(table[column], value_set=_strings(values))))
+
+
+def _without_moves(tombstones: pa.Table, overtaken: Collection[str]) -> pa.Table:
+    """The tombstones that move none of these."""
+    is_move = pc.equal(tombstones["reason"], "moved")
+    names = [pc.is_in(column, value_set=_strings(overtaken)) for column in _names(tombstones)]
+    return tombstones.filter(pc.invert(pc.and_(is_move, reduce(pc.or_, names))))
+
+
+def _strings(values: Collection[str]) -> pa.Array:
+    return pa.array(sorted(values), pa.string())

@@ -19,6 +19,7 @@ from latents.cache.layout import CacheLayout, find_cache
 from latents.cache.refs import read_recipe, require_ref
 from latents.cache.rows import LatentRow, latent_row
 from latents.cache.snapshot import Snapshot, load_snapshot
+from latents.durable import reason
 from latents.errors import CacheError, DamagedError, StaleFieldError
 from latents.fields import LEVELS, Level
 from latents.recipe import Recipe, recipe_differences
@@ -42,21 +43,22 @@ def read_tensor(
     dtype = np.dtype(row.dtype)
     slice_bytes = math.prod(row.shape[1:]) * dtype.itemsize
     offset, size = row.offset + start * slice_bytes, (stop - start) * slice_bytes
-    content = _pread(layout.shards / row.shard, f"shards/{row.shard}", offset, size)
+    content = _pread(layout, row.shard, offset, size)
     tensor = np.frombuffer(content, dtype=dtype).reshape(stop - start, *row.shape[1:])
     for index, part in enumerate(tensor, start=start):
         if google_crc32c.value(part) != row.crc32c[index]:
             raise DamagedError(
-                f"shards/{row.shard}",
+                layout.shard(row.shard),
                 row.offset + index * slice_bytes,
                 f"{row.field} of clip {row.clip}, slice {index}, fails its CRC-32C",
             )
     return tensor
 
 
-def _pread(path: Path, name: str, offset: int, size: int) -> bytearray:
+def _pread(layout: CacheLayout, shard: str, offset: int, size: int) -> bytearray:
+    name = layout.shard(shard)
     try:
-        with path.open("rb", buffering=0) as file:
+        with layout.storage.open(name) as file:
             end = os.fstat(file.fileno()).st_size
             if end < offset + size:
                 raise DamagedError(name, end, f"ends {offset + size - end} bytes too early")
@@ -71,7 +73,7 @@ def _pread(path: Path, name: str, offset: int, size: int) -> bytearray:
     except FileNotFoundError:
         raise DamagedError(name, 0, "the shard is missing") from None
     except OSError as error:
-        raise DamagedError(name, offset, f"cannot be read ({error.strerror})") from error
+        raise DamagedError(name, offset, f"cannot be read ({reason(error)})") from error
     return content
 
 
@@ -121,6 +123,16 @@ class ClipRows(Sequence[CachedClip]):
         for rows in zip(*records, strict=True):
             by_field = zip(self._fields, map(latent_row, rows), strict=True)
             yield CachedClip(clip=rows[0]["clip"], rows=dict(by_field))
+
+    def clip_keys(self) -> list[str]:
+        """Keys of all clips, in order."""
+        keys: list[str] = self._clips.to_pylist()
+        return keys
+
+    def find(self, clip: str) -> CachedClip | None:
+        """The clip of that key, or None."""
+        position = pc.index(self._clips, clip).as_py()
+        return None if position < 0 else self[position]
 
     @property
     def num_windows(self) -> int:
@@ -182,7 +194,7 @@ def open_cache(
     """Opens one level of a cache, refusing latents that another recipe made.
 
     Args:
-        root: The cache's folder.
+        root: The cache's folder or URL.
         level: ``clip`` or ``kl``.
         ref: Which snapshot.
         recipes: The recipes that the reader was made for, by field. None takes the ref's.
@@ -191,7 +203,7 @@ def open_cache(
         CacheError: There is no such cache, ref or level.
         StaleFieldError: A field was made by another recipe; it names the parts that differ.
     """
-    layout = find_cache(Path(root))
+    layout = find_cache(root)
     pinned = require_ref(layout, ref)
     if level not in LEVELS:
         raise CacheError(f"{root}: there is no level {level!r}; there are {', '.join(LEVELS)}")
@@ -226,7 +238,7 @@ def require_recipe(
     if field in found and found[field] != wanted.digest:
         differences = recipe_differences(read_recipe(layout, found[field]), wanted)
         raise StaleFieldError(
-            str(layout.root),
+            layout.url,
             field,
             found[field],
             wanted.digest,

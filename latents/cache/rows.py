@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-RowKind = Literal["latents", "sources", "quarantine"]
+RowKind = Literal["latents", "sources", "quarantine", "annotations", "tombstones"]
+ROW_KINDS: tuple[RowKind, ...] = get_args(RowKind)
+
+QuarantineEvent = Literal["rejected", "retried", "dropped"]
+TombstoneReason = Literal["changed", "pruned", "dropped", "readmitted", "moved", "unreached"]
+"""``changed``: no source has these bytes any more. ``pruned``: the source is gone. ``dropped``: it
+was taken down, and is not to come back. ``readmitted``: it may; nothing leaves by this one.
+``moved``: its tensors lie elsewhere now, as rows of the same commit say. ``unreached``: no ref
+reached its recipe any more."""
 
 DTYPES = ("uint8", "float16", "float32")
 """Types of the tensors of all fields."""
@@ -62,6 +71,9 @@ class LatentRow:
     versions: str
     """Library versions that made it, for the record; not part of its identity."""
     encode_seconds: float
+    """Of the whole clip, all fields together."""
+    tolerance: float
+    """Relative L2 distance within which encoding again, on whatever device, must come; 0: equal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +84,9 @@ class SourceRow:
     size: int
     """Bytes."""
     mtime_ns: int
+    """0 where the source has an etag."""
+    etag: str
+    """What an object store says of its content; empty for files and scenes."""
     digest: str
     """SHA-256 of its bytes."""
     segmentation: str
@@ -81,8 +96,13 @@ class SourceRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuarantineRow:
-    """A clip or source that was given up, and why. Open until a row exists or versions change."""
+    """Something that happened to a clip or source that was given up.
 
+    It is open until a latents row exists, versions or settings change, or another event follows.
+    """
+
+    event: QuarantineEvent
+    """``rejected``: given up; ``retried``: to be tried again; ``dropped``: of no interest."""
     source: str
     """URI."""
     source_digest: str
@@ -93,17 +113,53 @@ class QuarantineRow:
     """Digest over the recipes that were wanted."""
     error_class: str
     message: str
+    attempts: int
+    """How often it has been tried by now, under whatever versions and settings."""
     versions: str
 
 
-ROW_TYPES: dict[RowKind, type[LatentRow] | type[SourceRow] | type[QuarantineRow]] = {
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnnotationRow:
+    """What people say of a source. The latest row of a source counts; no latent depends on it."""
+
+    source: str
+    """SHA-256 of the source's bytes."""
+    label: str | None
+    """Class."""
+    caption: str | None
+    split: str | None
+    """``train``, ``validation`` or ``test``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TombstoneRow:
+    """Something that left. It ends the rows of earlier commits that it names."""
+
+    reason: TombstoneReason
+    uri: str | None
+    """The source's row of this URI leaves."""
+    source: str | None
+    """Latents of the source of this digest leave: all, or only those of ``clip``."""
+    clip: str | None
+    recipe: str | None = None
+    """Latents that this recipe made leave."""
+    shard: str | None = None
+    """Latents that lie in this shard leave."""
+
+
+ROW_TYPES: dict[RowKind, type] = {
     "latents": LatentRow,
     "sources": SourceRow,
     "quarantine": QuarantineRow,
+    "annotations": AnnotationRow,
+    "tombstones": TombstoneRow,
 }
 
 _ARROW_TYPES: dict[str, pa.DataType] = {
     "str": pa.string(),
+    "str | None": pa.string(),
+    "QuarantineEvent": pa.string(),
+    "TombstoneReason": pa.string(),
     "int": pa.int64(),
     "int | None": pa.int64(),
     "float": pa.float64(),
@@ -111,6 +167,14 @@ _ARROW_TYPES: dict[str, pa.DataType] = {
     "list[int]": pa.list_(pa.int64()),
     "list[float] | None": pa.list_(pa.float64()),
 }
+MAX_AXIS = 2**40
+"""Longest axis of a tensor: far more than there is, and little enough to multiply."""
+MAX_TABLE_BYTES = 2**32
+MAX_TABLE_ROWS = 2**26
+"""No file of rows is near these: a commit has thousands of rows, a checkpoint 256 times that."""
+COMMIT_COLUMN = pa.field("commit", pa.int64(), nullable=False)
+
+_SHA256 = "^[0-9a-f]{64}$"
 _COLUMN_TYPES: dict[str, pa.DataType] = {"crc32c": pa.list_(pa.uint32())}
 """Columns narrower than their annotation: checksums are most of a row."""
 
@@ -130,9 +194,10 @@ def row_schema(kind: RowKind) -> pa.Schema:
     )
 
 
-def rows_to_table(
-    kind: RowKind, rows: Iterable[LatentRow] | Iterable[SourceRow] | Iterable[QuarantineRow]
-) -> pa.Table:
+Row = LatentRow | SourceRow | QuarantineRow | AnnotationRow | TombstoneRow
+
+
+def rows_to_table(kind: RowKind, rows: Iterable[Row]) -> pa.Table:
     """Rows as an Arrow table."""
     return pa.Table.from_pylist([asdict(row) for row in rows], schema=row_schema(kind))
 
@@ -150,41 +215,87 @@ def table_from_bytes(kind: RowKind, content: bytes) -> pa.Table:
     Raises:
         ValueError: This is not Parquet, has other columns, or rows that cannot be.
     """
-    wanted = row_schema(kind)
+    table = read_parquet(content, row_schema(kind))
+    check_rows(kind, table)
+    return table
+
+
+def read_parquet(content: bytes, wanted: pa.Schema) -> pa.Table:
+    """The table in a Parquet file of a known schema.
+
+    Raises:
+        ValueError: This is not Parquet, has other columns, or claims to be larger than any file
+            of rows is.
+    """
+    as_codes = [field.name for field in wanted if pa.types.is_dictionary(field.type)]
     try:
-        table = pq.ParquetFile(io.BytesIO(content)).read(use_threads=False)
-        if table.schema.names != wanted.names:
-            raise ValueError(f"{kind} rows have columns {table.schema.names}, not {wanted.names}")
-        table = table.cast(wanted)
-        if kind == "latents":
-            _check_latents(table)
+        metadata = pq.read_metadata(io.BytesIO(content))
+        names = metadata.schema.to_arrow_schema().names
+        if names != wanted.names:
+            raise ValueError(f"it has columns {names}, not {wanted.names}")
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        # Before anything is allocated: a few bytes can claim to hold any number of rows.
+        claimed = sum(abs(group.total_byte_size) for group in groups)
+        num_rows = sum(abs(group.num_rows) for group in groups)
+        if claimed > MAX_TABLE_BYTES or num_rows > MAX_TABLE_ROWS:
+            raise ValueError(f"it claims to hold {num_rows} rows in {claimed} bytes")
+        file = pq.ParquetFile(io.BytesIO(content), metadata=metadata, read_dictionary=as_codes)
+        return file.read(use_threads=False).cast(wanted)
     except (pa.ArrowException, OSError) as error:
         first_line = str(error).partition("\n")[0]
-        raise ValueError(f"{kind} rows cannot be read: {first_line}") from error
-    return table
+        raise ValueError(f"it cannot be read as rows: {first_line}") from error
+
+
+def check_rows(kind: str, table: pa.Table) -> None:
+    """Raises `ValueError` on rows of the right columns that cannot be."""
+    if kind == "latents":
+        _check_latents(table)
+    if kind == "tombstones":
+        _check_tombstones(table)
 
 
 def _check_latents(table: pa.Table) -> None:
     """Refuses rows that would lead a reader out of the cache or beyond its checksums."""
-    axes = pc.list_flatten(table["shape"])
-    checks = {
-        "shard": pc.match_substring_regex(table["shard"], r"^[0-9a-f]{64}\.[a-z]+$"),
-        "recipe": pc.match_substring_regex(table["recipe"], "^[0-9a-f]{64}$"),
-        "offset": pc.greater_equal(table["offset"], 0),
-        "dtype": pc.is_in(table["dtype"], value_set=pa.array(DTYPES)),
-        "shape": pc.fill_null(pc.greater(axes, 0), False),
-        "crc32c": pc.equal(
+    checks: dict[str, Callable[[], Any]] = {
+        "shard": lambda: pc.match_substring_regex(table["shard"], r"^[0-9a-f]{64}\.[a-z]+$"),
+        "recipe": lambda: pc.match_substring_regex(table["recipe"], _SHA256),
+        "source": lambda: pc.match_substring_regex(table["source"], _SHA256),
+        "offset": lambda: pc.greater_equal(table["offset"], 0),
+        "dtype": lambda: pc.is_in(table["dtype"], value_set=pa.array(DTYPES)),
+        "number of axes": lambda: pc.is_in(
+            pc.list_value_length(table["shape"]), value_set=pa.array(range(1, 6), pa.int32())
+        ),
+        "shape": lambda: _is_between(pc.list_flatten(table["shape"]), 1, MAX_AXIS),
+        "crc32c": lambda: pc.equal(
             pc.list_element(table["shape"], 0), pc.list_value_length(table["crc32c"])
         ),
     }
     for column, check in checks.items():
-        if not pc.all(check, min_count=0).as_py():
+        if not pc.all(pc.fill_null(check(), False), min_count=0).as_py():
             raise ValueError(f"latents rows have a {column} that no tensor has")
+
+
+def _check_tombstones(table: pa.Table) -> None:
+    """Refuses rows of which nobody can say what they end."""
+    reasons = pa.array(get_args(TombstoneReason))
+    if not pc.all(pc.is_in(table["reason"], value_set=reasons), min_count=0).as_py():
+        raise ValueError("tombstones have a reason that is not known here")
+    if pc.any(pc.and_(pc.is_valid(table["clip"]), pc.is_null(table["source"]))).as_py():
+        raise ValueError("tombstones name a clip without its source")
+
+
+def _is_between(numbers: Any, low: int, high: int) -> Any:
+    return pc.and_(pc.greater_equal(numbers, low), pc.less_equal(numbers, high))
 
 
 def empty_table(kind: RowKind) -> pa.Table:
     """No rows of a kind."""
     return row_schema(kind).empty_table()
+
+
+def with_commit(table: pa.Table, number: int) -> pa.Table:
+    """Rows with the number of their commit beside them, as the column ``commit``."""
+    return table.append_column(COMMIT_COLUMN, pa.array(np.full(table.num_rows, number)))
 
 
 def latent_row(record: dict[str, Any]) -> LatentRow:

@@ -13,7 +13,6 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -22,7 +21,8 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from webdataset.writer import TarWriter
 
-from latents.durable import partial_path, sync_folder, writing_to
+from latents.cache.storage import Storage
+from latents.durable import partial_path, writing_to
 from latents.errors import CacheError
 from latents.fields import FIELDS
 from latents.recipe import canonical_json
@@ -38,16 +38,16 @@ class TarShardWriter:
     """A shard being written; see `latents.store.protocol.ShardWriter`.
 
     Args:
-        folder: The cache's ``shards/``.
+        storage: Of the cache.
 
     Raises:
-        CacheError: The folder cannot be written.
+        CacheError: The disk cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._aside = partial_path(folder)
-        with writing_to(folder):
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        with writing_to(storage.url):
+            self._aside = partial_path(storage.folder_aside())
             self._file = self._aside.open("xb")
         self._tar = TarWriter(
             self._file, encoder=False, compress=False, mtime=0, user="mmldm", group="mmldm"
@@ -65,7 +65,7 @@ class TarShardWriter:
             tensor = np.ascontiguousarray(tensors[name])
             content = _member_bytes(clip, name, tensor)
             content_start = self._tar.tarstream.offset + TAR_HEADER_BYTES
-            with writing_to(self._folder):
+            with writing_to(self._storage.url):
                 self._tar.write({"__key__": clip, f"{name}.safetensors": content})
             # safetensors puts the data last.
             data_start = content_start + len(content) - tensor.nbytes
@@ -79,15 +79,14 @@ class TarShardWriter:
             CacheError: The disk is full or fails; nothing of the shard remains.
         """
         try:
-            with writing_to(self._folder):
+            with writing_to(self._storage.url):
                 self._tar.close()
                 self._file.flush()
                 descriptor = self._file.fileno()
                 os.fchmod(descriptor, os.fstat(descriptor).st_mode & _READ_ONLY)
                 os.fsync(descriptor)
                 shard = f"{self._read_back()}.tar"
-                self._aside.replace(self._folder / shard)
-                sync_folder(self._folder)
+                self._storage.adopt(self._aside, f"shards/{shard}")
         finally:
             self.discard()
         return {key: replace(stored, shard=shard) for key, stored in self._positions.items()}
@@ -100,7 +99,9 @@ class TarShardWriter:
             self._tar.close()
         with suppress(OSError):
             self._file.close()
-        self._aside.unlink(missing_ok=True)
+        # What cannot be removed from a broken disk is left to gc.
+        with suppress(OSError):
+            self._aside.unlink(missing_ok=True)
 
     def _read_back(self) -> str:
         """SHA-256 of the file, after comparing every tensor on disk with what was given."""
@@ -110,8 +111,8 @@ class TarShardWriter:
                 size = math.prod(stored.shape) * np.dtype(stored.dtype).itemsize
                 if hashlib.sha256(file.read(size)).hexdigest() != stored.digest:
                     raise CacheError(
-                        f"{self._folder}: {name} of clip {clip} reads back differently from what "
-                        "was written; the disk or its driver is at fault"
+                        f"{self._storage.url}: {name} of clip {clip} reads back differently from "
+                        "what was written; the disk or its driver is at fault"
                     )
             file.seek(0)
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -25,6 +25,7 @@ from latents.errors import CacheError, ConfigError, ModelError
 from latents.fields import Level
 from latents.models.kl_vae import load_kl_vae
 from latents.models.kl_vae_files import save_autoencoder
+from pipeline.cli import named_encoders
 from pipeline.engine_local import LocalEngine
 from pipeline.ingest import ingest
 from pipeline.scenes.catalogue import make_scene
@@ -41,7 +42,7 @@ def make_cache(
         find_sources(sources),
         layout=layout,
         settings=settings,
-        encoder=load_kl_vae(settings.kl_vae.source).identity,
+        encoders=named_encoders(settings, levels),
         levels=levels,
         engine=LocalEngine(num_workers=1),
         device="cpu",

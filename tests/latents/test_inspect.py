@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from latents.cache.inspect import inspect_cache
-from latents.cache.layout import create_cache
+from latents.cache.histogram import Histogram
+from latents.cache.inspect import inspect_cache, summarise_level
+from latents.cache.layout import CacheLayout, create_cache
 from latents.cache.log import CommitLog
+from latents.cache.reader import open_cache
 from latents.cache.refs import Ref, write_ref
+from latents.cache.rows import rows_to_table
+from latents.cache.snapshot import content_digest
 from latents.errors import DamagedError
 from latents.testing import (
     FakeClip,
@@ -20,6 +26,7 @@ from latents.testing import (
     make_cache,
     quarantine_table,
 )
+from tests.latents.long_history import latents_file, latents_of
 
 RECIPES = fake_recipes()
 
@@ -131,9 +138,83 @@ def test_open_quarantine_events_are_counted(tmp_path: Path) -> None:
 
 def test_damaged_rows_are_damage(tmp_path: Path) -> None:
     layout = make_cache(tmp_path)
-    path = sorted((layout.root / "rows").iterdir())[0]
+    path = Path(layout.url, latents_file(layout, 0))
     path.write_bytes(path.read_bytes()[:-1])
 
     with pytest.raises(DamagedError) as caught:
         inspect_cache(layout)
     assert caught.value.path == f"rows/{path.name}"
+
+
+def histograms(layout: CacheLayout, field: str) -> dict[str, Histogram]:
+    found = inspect_cache(layout).fields[field].histograms
+    return {histogram.title: histogram for histogram in found}
+
+
+def test_each_field_has_histograms_of_what_its_rows_say(tmp_path: Path) -> None:
+    layout = make_cache(tmp_path, num_clips=5)
+    video, audio = histograms(layout, "kl.video"), histograms(layout, "kl.audio")
+
+    assert list(video) == ["clip length", "loudness", "encode time", "tensors per shard"]
+    assert list(audio) == ["windows per clip", "loudness", "encode time", "tensors per shard"]
+    assert (video["clip length"].edges, video["clip length"].counts) == ((8, 9), (5,))
+    assert (audio["windows per clip"].edges, audio["windows per clip"].counts) == ((5, 6), (5,))
+    assert (video["loudness"].median, video["loudness"].unit) == (-20, "dBFS")
+    assert (video["encode time"].maximum, video["encode time"].unit) == (0, "seconds")
+
+
+def test_bytes_are_counted_by_shard(tmp_path: Path) -> None:
+    """Two shards with two clips each, and one with one."""
+    shards = histograms(make_cache(tmp_path, num_clips=5), "kl.video")["tensors per shard"]
+
+    assert (shards.minimum, shards.median, shards.maximum) == (256, 512, 512)
+    assert sum(shards.counts) == 3
+
+
+def test_clips_without_loudness_are_told_apart(tmp_path: Path) -> None:
+    layout = make_cache(tmp_path, num_clips=2)
+    rows = [
+        replace(row, loudness_dbfs=None if index % 4 == 0 else -30.5, encode_seconds=index)
+        for index, row in enumerate(latents_of(layout, 0))
+    ]
+    layout = create_cache(tmp_path / "other")
+    CommitLog(layout).append({"latents": rows_to_table("latents", rows)}, {})
+
+    loudness = histograms(layout, rows[0].field)["loudness"]
+
+    assert (loudness.num_absent, loudness.counts, loudness.median) == (1, (1,), -30.5)
+
+
+def test_a_summary_is_json(tmp_path: Path) -> None:
+    summary = inspect_cache(make_cache(tmp_path))
+
+    found = json.loads(json.dumps(asdict(summary)))
+
+    assert found["fields"]["kl.video"]["histograms"][0]["counts"] == [3]
+
+
+def test_an_open_level_has_the_summary_of_its_cache(tmp_path: Path) -> None:
+    layout = make_cache(tmp_path)
+
+    level = open_cache(tmp_path, level="kl")
+
+    assert summarise_level(level) == inspect_cache(layout).levels["kl"]
+
+
+def test_a_level_has_the_clips_that_all_its_fields_have(tmp_path: Path) -> None:
+    """The other clip's sound is missing: its pictures count for the field alone."""
+    full = make_cache(tmp_path / "full", num_clips=2)
+    rows = latents_of(full, 0)
+    last = max(row.clip for row in rows)
+    layout = create_cache(tmp_path / "part")
+    part = [row for row in rows if (row.clip, row.field) != (last, "kl.audio")]
+    CommitLog(layout).append({"latents": rows_to_table("latents", part)}, {})
+
+    summary = inspect_cache(layout)
+
+    assert (summary.levels["kl"].num_clips, summary.levels["kl"].num_sources) == (1, 1)
+    assert summary.levels["kl"].num_windows == 5
+    assert summary.fields["kl.video"].num_clips == 2
+    assert summary.levels["kl"].content_digest == content_digest(
+        asdict(row) for row in rows if row.clip != last
+    )

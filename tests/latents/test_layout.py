@@ -2,47 +2,66 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from pathlib import Path
 
 import pytest
 
-from latents.cache.layout import FORMAT, FORMAT_VERSION, create_cache, find_cache
+from latents.cache.layout import (
+    FORMAT,
+    FORMAT_VERSION,
+    CacheLayout,
+    check_format,
+    create_cache,
+    find_cache,
+)
 from latents.errors import CacheError, DamagedError
 from latents.recipe import open_sealed_json, sealed_json
 
 
-def test_a_new_cache_says_its_format_and_has_its_folders(tmp_path: Path) -> None:
+def test_a_new_cache_is_one_file_that_says_its_format(tmp_path: Path) -> None:
     layout = create_cache(tmp_path / "deep" / "cache")
 
-    assert open_sealed_json(layout.format_file.read_bytes()) == {
+    assert layout.url == str(tmp_path / "deep" / "cache")
+    assert open_sealed_json(layout.storage.read("cache.json")) == {
         "format": "mmldm-cache",
-        "version": 1,
+        "version": 2,
     }
-    assert {path.name for path in layout.root.iterdir() if path.is_dir()} == {
-        "recipes",
-        "shards",
-        "rows",
-        "commits",
-        "refs",
-    }
+    assert [file.name for file in layout.storage.list("")] == ["cache.json"]
 
 
-def test_paths_are_named_by_what_they_hold(tmp_path: Path) -> None:
-    layout = create_cache(tmp_path)
-
-    assert layout.commit(7).relative_to(tmp_path) == Path("commits/000000000007.json")
-    assert layout.recipe("ab").relative_to(tmp_path) == Path("recipes/ab.json")
-    assert layout.rows("ab").relative_to(tmp_path) == Path("rows/ab.parquet")
-    assert layout.ref("current").relative_to(tmp_path) == Path("refs/current.json")
+def test_files_are_named_by_what_they_hold() -> None:
+    assert CacheLayout.commit(7) == "commits/000000000007.json"
+    assert CacheLayout.checkpoint(255) == "checkpoints/000000000255.json"
+    assert CacheLayout.recipe("ab") == "recipes/ab.json"
+    assert CacheLayout.rows("ab") == "rows/ab.parquet"
+    assert CacheLayout.shard("ab.tar") == "shards/ab.tar"
+    assert CacheLayout.ref("current") == "refs/current.json"
 
 
 def test_making_a_cache_again_opens_it(tmp_path: Path) -> None:
     first = create_cache(tmp_path)
-    content = first.format_file.read_bytes()
+    inode = (tmp_path / "cache.json").stat().st_ino
+    first.storage.create("shards/a.tar", b"")
 
-    assert create_cache(tmp_path) == first == find_cache(tmp_path)
-    assert first.format_file.read_bytes() == content
+    for again in (create_cache(tmp_path), find_cache(tmp_path), find_cache(str(tmp_path))):
+        assert again.url == first.url
+        assert again.storage.exists("shards/a.tar")
+    assert (tmp_path / "cache.json").stat().st_ino == inode
+
+
+def test_a_cache_is_found_where_it_was_moved_to(tmp_path: Path) -> None:
+    create_cache(tmp_path / "cache")
+    (tmp_path / "cache").rename(tmp_path / "moved")
+
+    assert find_cache(tmp_path / "moved").storage.exists("cache.json")
+
+
+def test_a_layout_goes_to_other_processes(tmp_path: Path) -> None:
+    layout = pickle.loads(pickle.dumps(create_cache(tmp_path)))
+
+    check_format(layout)
 
 
 def test_many_drivers_may_make_one_cache_at_once(tmp_path: Path) -> None:
@@ -83,19 +102,37 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
 def test_a_file_is_no_place_for_a_cache(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    with pytest.raises(CacheError, match=r"file: writing failed \(File exists\)"):
+    with pytest.raises(CacheError, match=r"file: writing failed \(Not a directory\)"):
         create_cache(tmp_path / "file")
+    with pytest.raises(CacheError, match="is not a cache"):
+        find_cache(tmp_path / "file")
 
 
-def test_a_folder_without_format_file_is_not_a_cache(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["", "absent"])
+def test_a_folder_without_format_file_is_not_a_cache(tmp_path: Path, name: str) -> None:
     with pytest.raises(CacheError, match=r"is not a cache .* make one with `mmldm ingest"):
+        find_cache(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_file_that_cannot_be_read_is_a_cache_error(tmp_path: Path) -> None:
+    (tmp_path / "cache.json").mkdir()
+
+    with pytest.raises(CacheError, match=r"cache.json cannot be read \(Is a directory\)"):
         find_cache(tmp_path)
+
+
+def test_a_url_of_no_known_kind_is_a_cache_error() -> None:
+    for use in (find_cache, create_cache):
+        with pytest.raises(CacheError, match="ftp://"):
+            use("ftp://example.org/cache")
 
 
 @pytest.mark.parametrize(
     "content",
     [
         {"format": FORMAT, "version": FORMAT_VERSION + 1},
+        {"format": FORMAT, "version": 1},
         {"format": "else", "version": FORMAT_VERSION},
         {},
     ],

@@ -2,65 +2,133 @@
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from latents.cache.layout import CacheLayout, create_cache
-from latents.cache.log import Commit, CommitLog, RowFile, commit_from_json
-from latents.cache.rows import rows_to_table, table_to_bytes
-from latents.durable import replace_file
+from latents.cache.commit import Commit, RowFile, commit_from_json, read_commit, read_rows
+from latents.cache.layout import CacheLayout, create_cache, find_cache
+from latents.cache.local_storage import LocalStorage
+from latents.cache.log import CommitLog
+from latents.cache.rows import (
+    RowKind,
+    TombstoneReason,
+    TombstoneRow,
+    rows_to_table,
+    table_to_bytes,
+)
+from latents.cache.snapshot import load_snapshot
+from latents.cache.storage import StoredFile
 from latents.errors import CacheError, DamagedError
-from latents.recipe import sealed_json, sha256_hex
+from latents.recipe import Recipe, sealed_json, sha256_hex
 from latents.store.protocol import StoredTensor
-from latents.testing import FakeClip, fake_clips, fake_latent_row, fake_recipes, quarantine_table
+from latents.testing import (
+    FakeClip,
+    fake_clips,
+    fake_latent_row,
+    fake_recipes,
+    fake_source_row,
+    quarantine_table,
+)
+
+Tables: TypeAlias = dict[RowKind, pa.Table]
 
 RECIPE = fake_recipes()["kl.video"]
+OTHER_RECIPE = fake_recipes(weights="other")["kl.video"]
 RUN = {"started": "2026-01-01T00:00:00Z"}
-SPAWN = multiprocessing.get_context("spawn")
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])  # imported once for all of them
 
 
-def latents(*clips: FakeClip) -> pa.Table:
+def latents(
+    *clips: FakeClip, recipe: Recipe = RECIPE, shard: str = "0" * 64, digest: str = "0" * 64
+) -> pa.Table:
     """Rows as if the tensors lay somewhere."""
     stored = StoredTensor(
-        shard=f"{'0' * 64}.tar",
+        shard=f"{shard}.tar",
         offset=0,
         dtype="float16",
         shape=(8, 4, 2, 2),
-        digest="0" * 64,
+        digest=digest,
         crc32c=(0,) * 8,
     )
     return rows_to_table(
-        "latents", [fake_latent_row(clip, "kl.video", RECIPE, stored) for clip in clips]
+        "latents", [fake_latent_row(clip, "kl.video", recipe, stored) for clip in clips]
     )
 
 
+def sources(*clips: FakeClip) -> pa.Table:
+    return rows_to_table("sources", [fake_source_row(clip) for clip in clips])
+
+
+def tombstones(reason: TombstoneReason, *clips: FakeClip, whole_source: bool = False) -> pa.Table:
+    """Of clips, or of the sources that they were cut from."""
+    return rows_to_table(
+        "tombstones",
+        [
+            TombstoneRow(
+                reason=reason,
+                uri=None,
+                source=clip.key.source_digest,
+                clip=None if whole_source else str(clip.key),
+            )
+            for clip in clips
+        ],
+    )
+
+
+def tombstone(
+    reason: TombstoneReason,
+    *,
+    uri: str | None = None,
+    recipe: str | None = None,
+    shard: str | None = None,
+) -> pa.Table:
+    """Of something else than a clip or source."""
+    row = TombstoneRow(reason=reason, uri=uri, source=None, clip=None, recipe=recipe, shard=shard)
+    return rows_to_table("tombstones", [row])
+
+
+def append(layout: CacheLayout, tables: Tables, *, seen: int = -1) -> Commit | None:
+    return CommitLog(layout, seen=seen).append(tables, RUN)
+
+
 def appended(layout: CacheLayout, *clips: FakeClip) -> Commit:
-    commit = CommitLog(layout).append({"latents": latents(*clips)}, RUN)
+    commit = append(layout, {"latents": latents(*clips)})
     assert commit is not None
     return commit
 
 
-def clips_in(log: CommitLog) -> list[str]:
+def clips_in(layout: CacheLayout) -> list[str]:
+    """Of every row of latents, whether it counts or not."""
+    log = CommitLog(layout)
     return [
         clip
         for commit in log.commits(0, log.head())
-        for file in commit.files
-        if file.kind == "latents"
-        for clip in log.read_rows(file)["clip"].to_pylist()
+        for kind, file in commit.files.items()
+        if kind == "latents"
+        for clip in read_rows(layout, kind, file)["clip"].to_pylist()
     ]
 
 
-def damage_of(log: CommitLog) -> DamagedError:
+def living_clips(layout: CacheLayout) -> list[str]:
+    clips: list[str] = load_snapshot(layout).rows_of(RECIPE.digest)["clip"].to_pylist()
+    return clips
+
+
+def keys(*clips: FakeClip) -> list[str]:
+    return sorted(str(clip.key) for clip in clips)
+
+
+def damage_of(layout: CacheLayout) -> DamagedError:
     with pytest.raises(DamagedError) as caught:
-        clips_in(log)
+        clips_in(layout)
     return caught.value
 
 
@@ -69,331 +137,681 @@ def layout(tmp_path: Path) -> CacheLayout:
     return create_cache(tmp_path / "cache")
 
 
-def test_an_empty_log_has_no_head(layout: CacheLayout) -> None:
-    assert CommitLog(layout).head() == -1
-    assert CommitLog(layout).numbers() == []
+class TestCommits:
+    def test_an_empty_log_has_no_head(self, layout: CacheLayout) -> None:
+        assert CommitLog(layout).head() == -1
+        assert CommitLog(layout).numbers() == []
+
+    def test_a_commit_holds_every_kind_of_rows_at_once(self, layout: CacheLayout) -> None:
+        table, quarantine = latents(*fake_clips(2)), quarantine_table("ab")
+
+        commit = append(layout, {"quarantine": quarantine, "latents": table})
+
+        assert commit is not None
+        assert {kind: file.num_rows for kind, file in commit.files.items()} == {
+            "latents": 2,
+            "quarantine": 1,
+        }
+        read = {kind: read_rows(layout, kind, file) for kind, file in commit.files.items()}
+        assert read == {"latents": table, "quarantine": quarantine}
+        assert commit.run == RUN
+
+    def test_commits_are_numbered_and_name_the_one_before(self, layout: CacheLayout) -> None:
+        first, second = (appended(layout, clip) for clip in fake_clips(2))
+
+        assert (first.number, first.previous) == (0, None)
+        assert second.number == 1
+        stored = layout.storage.read(layout.commit(0))
+        assert second.previous == sha256_hex(stored) == first.digest
+
+    def test_a_commit_is_read_back_as_it_was(self, layout: CacheLayout) -> None:
+        commit = appended(layout, *fake_clips(1))
+
+        assert read_commit(layout, 0) == commit == commit_from_json(commit.to_json())
+
+    def test_nothing_to_commit_is_no_commit(self, layout: CacheLayout) -> None:
+        assert append(layout, {"latents": latents()}) is None
+        assert append(layout, {}) is None
+        assert CommitLog(layout).head() == -1
+
+    def test_equal_rows_are_one_file(self, layout: CacheLayout) -> None:
+        for _ in range(2):
+            append(layout, {"quarantine": quarantine_table("ab")})
+
+        assert len(list(layout.storage.list("rows"))) == 1
+
+    def test_some_of_the_commits_can_be_walked(self, layout: CacheLayout) -> None:
+        commits = [appended(layout, clip) for clip in fake_clips(5)]
+
+        assert list(CommitLog(layout).commits(2, 3)) == commits[2:4]
+
+    def test_other_files_beside_the_commits_are_passed_over(self, layout: CacheLayout) -> None:
+        appended(layout, *fake_clips(1))
+        for name in ("notes.json", "000000000009 (copy).json", ".000000000009.json", ".partial-x"):
+            layout.storage.create(f"commits/{name}", b"")
+        layout.storage.create("commits/old/000000000009.json", b"")
+
+        assert CommitLog(layout).numbers() == [0]
 
 
-def test_a_commit_holds_every_kind_of_rows_at_once(layout: CacheLayout) -> None:
-    table, quarantine = latents(*fake_clips(2)), quarantine_table("ab")
-    log = CommitLog(layout)
+class TestOtherDrivers:
+    def test_clips_that_are_there_already_are_dropped(self, layout: CacheLayout) -> None:
+        a, b, c = fake_clips(3)
+        appended(layout, a, b)
 
-    commit = log.append({"latents": table, "quarantine": quarantine}, RUN)
+        assert append(layout, {"latents": latents(b, c)}) is not None
+        assert clips_in(layout) == [str(clip.key) for clip in (a, b, c)]
+        assert append(layout, {"latents": latents(a, c)}) is None
 
-    assert commit is not None
-    assert [(file.kind, file.num_rows) for file in commit.files] == [
-        ("latents", 2),
-        ("quarantine", 1),
-    ]
-    assert [log.read_rows(file) for file in commit.files] == [table, quarantine]
-    assert commit.run == RUN
+    def test_clips_committed_since_a_drivers_snapshot_are_dropped(
+        self, layout: CacheLayout
+    ) -> None:
+        a, b, c = fake_clips(3)
+        appended(layout, a)
+        driver = CommitLog(layout, seen=0)
+        appended(layout, b)
 
+        driver.append({"latents": latents(b, c)}, RUN)
 
-def test_commits_are_numbered_and_name_the_one_before(layout: CacheLayout) -> None:
-    first, second = (appended(layout, clip) for clip in fake_clips(2))
+        assert clips_in(layout) == [str(clip.key) for clip in (a, b, c)]
 
-    assert (first.number, first.previous) == (0, None)
-    assert second.number == 1
-    assert second.previous == sha256_hex(layout.commit(0).read_bytes()) == first.digest
+    def test_a_driver_does_not_commit_its_own_clip_twice(self, layout: CacheLayout) -> None:
+        (clip,) = fake_clips(1)
+        driver = CommitLog(layout)
+        driver.append({"latents": latents(clip)}, RUN)
 
+        assert driver.append({"latents": latents(clip)}, RUN) is None
 
-def test_a_commit_is_read_back_as_it_was(layout: CacheLayout) -> None:
-    commit = appended(layout, *fake_clips(1))
+    def test_the_same_clip_of_another_recipe_is_kept(self, layout: CacheLayout) -> None:
+        (clip,) = fake_clips(1)
+        appended(layout, clip)
 
-    assert CommitLog(layout).read(0) == commit == commit_from_json(commit.to_json())
+        assert append(layout, {"latents": latents(clip, recipe=OTHER_RECIPE)}) is not None
+        assert clips_in(layout) == [str(clip.key)] * 2
 
+    def test_what_comes_beside_a_dropped_clip_is_still_committed(self, layout: CacheLayout) -> None:
+        (clip,) = fake_clips(1)
+        appended(layout, clip)
 
-def test_nothing_to_commit_is_no_commit(layout: CacheLayout) -> None:
-    log = CommitLog(layout)
+        commit = append(layout, {"latents": latents(clip), "quarantine": quarantine_table("ab")})
 
-    assert log.append({"latents": latents()}, RUN) is None
-    assert log.append({}, RUN) is None
-    assert log.head() == -1
+        assert commit is not None
+        assert list(commit.files) == ["quarantine"]
 
+    def test_the_loser_of_a_race_takes_the_next_number(
+        self, layout: CacheLayout, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a, b = fake_clips(2)
+        heads = iter([-1, 0])
+        appended(layout, a)
+        monkeypatch.setattr(CommitLog, "head", lambda self: next(heads))
 
-def test_clips_that_are_there_already_are_dropped(layout: CacheLayout) -> None:
-    a, b, c = fake_clips(3)
-    appended(layout, a, b)
+        commit = append(layout, {"latents": latents(a, b)})
 
-    commit = CommitLog(layout).append({"latents": latents(b, c)}, RUN)
-
-    assert commit is not None
-    assert clips_in(CommitLog(layout)) == [str(clip.key) for clip in (a, b, c)]
-    assert CommitLog(layout).append({"latents": latents(a, c)}, RUN) is None
-
-
-def test_clips_committed_since_a_drivers_snapshot_are_dropped(layout: CacheLayout) -> None:
-    a, b, c = fake_clips(3)
-    appended(layout, a)
-    driver = CommitLog(layout, seen=0)
-    appended(layout, b)
-
-    driver.append({"latents": latents(b, c)}, RUN)
-
-    assert clips_in(driver) == [str(clip.key) for clip in (a, b, c)]
-
-
-def test_the_same_clip_of_another_recipe_is_kept(layout: CacheLayout) -> None:
-    (clip,) = fake_clips(1)
-    appended(layout, clip)
-    table = latents(clip)
-    other = table.set_column(
-        table.schema.get_field_index("recipe"), table.schema.field("recipe"), pa.array(["f" * 64])
-    )
-
-    assert CommitLog(layout).append({"latents": other}, RUN) is not None
-    assert clips_in(CommitLog(layout)) == [str(clip.key)] * 2
+        assert commit is not None
+        assert commit.number == 1
+        assert commit.files["latents"].num_rows == 1
 
 
-def test_what_comes_beside_a_dropped_clip_is_still_committed(layout: CacheLayout) -> None:
-    (clip,) = fake_clips(1)
-    appended(layout, clip)
+class TestWhatLeftMeanwhile:
+    """Rows that a driver holds while another one ends their clip or source."""
 
-    commit = CommitLog(layout).append(
-        {"latents": latents(clip), "quarantine": quarantine_table("ab")}, RUN
-    )
+    @pytest.mark.parametrize("reason", ["changed", "pruned", "dropped"])
+    @pytest.mark.parametrize("whole_source", [False, True])
+    def test_a_clip_that_left_is_not_revived_by_rows_that_waited(
+        self, layout: CacheLayout, reason: TombstoneReason, whole_source: bool
+    ) -> None:
+        a, b = fake_clips(2)
+        appended(layout, a)
+        driver = CommitLog(layout, seen=0)
+        append(layout, {"tombstones": tombstones(reason, a, whole_source=whole_source)})
 
-    assert commit is not None
-    assert [file.kind for file in commit.files] == ["quarantine"]
+        waiting = pa.concat_tables([latents(a, recipe=OTHER_RECIPE), latents(b)])
+        driver.append({"latents": waiting}, RUN)
+
+        snapshot = load_snapshot(layout)
+        assert snapshot.index["clip"].to_pylist() == keys(b)
+
+    def test_nor_by_rows_of_a_later_commit_of_that_driver(self, layout: CacheLayout) -> None:
+        a, b = fake_clips(2)
+        appended(layout, a)
+        driver = CommitLog(layout, seen=0)
+        append(layout, {"tombstones": tombstones("dropped", a)})
+        driver.append({"latents": latents(b)}, RUN)
+
+        assert driver.append({"latents": latents(a, recipe=OTHER_RECIPE)}, RUN) is None
+
+    def test_nor_is_the_record_of_its_source(self, layout: CacheLayout) -> None:
+        a, b = fake_clips(2)
+        appended(layout, *fake_clips(3)[2:])
+        driver = CommitLog(layout, seen=0)
+        append(layout, {"tombstones": tombstones("dropped", a, whole_source=True)})
+
+        driver.append({"sources": sources(a, b)}, RUN)
+
+        assert load_snapshot(layout).sources["digest"].to_pylist() == [b.key.source_digest]
+
+    def test_other_clips_of_the_source_may_still_come(self, layout: CacheLayout) -> None:
+        a, b = fake_clips(2)
+        appended(layout, *fake_clips(3)[2:])
+        driver = CommitLog(layout, seen=0)
+        append(layout, {"tombstones": tombstones("pruned", a)})
+
+        driver.append({"latents": latents(b), "sources": sources(a)}, RUN)
+
+        assert str(b.key) in living_clips(layout)
+        assert load_snapshot(layout).sources.num_rows == 1
+
+    def test_what_left_before_the_drivers_snapshot_may_come_anew(self, layout: CacheLayout) -> None:
+        (clip,) = fake_clips(1)
+        appended(layout, clip)
+        append(layout, {"tombstones": tombstones("changed", clip)})
+
+        append(layout, {"latents": latents(clip)}, seen=1)
+
+        assert living_clips(layout) == keys(clip)
+
+    @pytest.mark.parametrize("beside", [True, False])
+    def test_what_was_readmitted_may_come_anew(self, layout: CacheLayout, beside: bool) -> None:
+        (clip,) = fake_clips(1)
+        append(layout, {"tombstones": tombstones("dropped", clip, whole_source=True)})
+        driver = CommitLog(layout)
+        again: Tables = {"tombstones": tombstones("readmitted", clip, whole_source=True)}
+        anew: Tables = {"latents": latents(clip), "sources": sources(clip)}
+
+        for tables in [again | anew] if beside else [again, anew]:
+            driver.append(tables, RUN)
+
+        assert living_clips(layout) == keys(clip)
+        assert load_snapshot(layout).sources.num_rows == 1
+
+    def test_what_came_back_has_not_left(self, layout: CacheLayout) -> None:
+        (clip,) = fake_clips(1)
+        appended(layout, clip)
+        driver = CommitLog(layout, seen=0)
+        append(layout, {"tombstones": tombstones("changed", clip, whole_source=True)})
+        append(layout, {"latents": latents(clip)}, seen=1)
+
+        driver.append({"latents": latents(clip, recipe=OTHER_RECIPE)}, RUN)
+
+        assert load_snapshot(layout).index.num_rows == 2
+
+    def test_a_clip_may_end_and_come_anew_in_one_commit(self, layout: CacheLayout) -> None:
+        (clip,) = fake_clips(1)
+        appended(layout, clip)
+        mended: Tables = {
+            "tombstones": tombstones("changed", clip),
+            "latents": latents(clip, shard="1" * 64),
+        }
+
+        for _ in range(2):  # the second is another driver that had the same in mind
+            append(layout, mended, seen=0)
+
+        rows = load_snapshot(layout).rows_of(RECIPE.digest)
+        assert rows["shard"].to_pylist() == [f"{'1' * 64}.tar"]
+
+    def test_a_uri_that_left_ends_no_latents(self, layout: CacheLayout) -> None:
+        (clip,) = fake_clips(1)
+        append(layout, {"tombstones": tombstone("pruned", uri=fake_source_row(clip).uri)})
+
+        append(layout, {"latents": latents(clip)})
+
+        assert living_clips(layout) == keys(clip)
+
+
+class TestMoves:
+    """Tensors written to another shard: a tombstone and the new rows in one commit."""
+
+    @staticmethod
+    def move(*clips: FakeClip, shard: str, whole_source: bool = False) -> Tables:
+        return {
+            "tombstones": tombstones("moved", *clips, whole_source=whole_source),
+            "latents": latents(*clips, shard=shard * 64),
+        }
+
+    @staticmethod
+    def shards(layout: CacheLayout) -> list[str]:
+        shards = load_snapshot(layout).rows_of(RECIPE.digest)["shard"].to_pylist()
+        return [shard[0] for shard in shards]
+
+    @pytest.mark.parametrize("seen", [0, -1])
+    @pytest.mark.parametrize("whole_source", [False, True])
+    def test_a_move_lets_its_own_rows_through(
+        self, layout: CacheLayout, seen: int, whole_source: bool
+    ) -> None:
+        (clip,) = fake_clips(1)
+        appended(layout, clip)
+
+        append(layout, self.move(clip, shard="1", whole_source=whole_source), seen=seen)
+
+        assert self.shards(layout) == ["1"]
+        assert load_snapshot(layout).index.num_rows == 1
+
+    def test_a_clip_that_was_moved_meanwhile_is_there_already(self, layout: CacheLayout) -> None:
+        (clip,) = fake_clips(1)
+        appended(layout, clip)
+        append(layout, self.move(clip, shard="1"), seen=0)
+
+        assert append(layout, {"latents": latents(clip)}, seen=0) is None
+
+    def test_of_two_moves_none_loses_the_clip(self, layout: CacheLayout) -> None:
+        (clip,) = fake_clips(1)
+        appended(layout, clip)
+
+        for shard in "12":
+            append(layout, self.move(clip, shard=shard), seen=0)
+
+        assert self.shards(layout) == ["2"]
+
+    def test_a_move_revives_no_clip_that_left_meanwhile(self, layout: CacheLayout) -> None:
+        a, b = fake_clips(2)
+        appended(layout, a, b)
+        append(layout, {"tombstones": tombstones("dropped", a)})
+
+        append(layout, self.move(a, b, shard="1"), seen=0)
+
+        assert living_clips(layout) == keys(b)
+        assert self.shards(layout) == ["1"]
+
+    @pytest.mark.parametrize("whole_source", [False, True])
+    def test_a_move_ends_no_latents_that_came_meanwhile(
+        self, layout: CacheLayout, whole_source: bool
+    ) -> None:
+        a, b = fake_clips(2)
+        appended(layout, a, b)
+        append(layout, {"latents": latents(a, recipe=OTHER_RECIPE)})
+
+        append(layout, self.move(a, b, shard="1", whole_source=whole_source), seen=0)
+
+        snapshot = load_snapshot(layout)
+        assert snapshot.rows_of(OTHER_RECIPE.digest)["clip"].to_pylist() == keys(a)
+        moved = {str(a.key): f"{'0' * 64}.tar", str(b.key): f"{'1' * 64}.tar"}
+        rows = snapshot.rows_of(RECIPE.digest)
+        found = dict(zip(rows["clip"].to_pylist(), rows["shard"].to_pylist(), strict=True))
+        assert found == moved
+
+    def test_a_move_brings_no_old_tensor_back(self, layout: CacheLayout) -> None:
+        (clip,) = fake_clips(1)
+        appended(layout, clip)
+        mended: Tables = {
+            "tombstones": tombstones("changed", clip),
+            "latents": latents(clip, digest="e" * 64),
+        }
+        append(layout, mended, seen=0)
+
+        assert append(layout, self.move(clip, shard="1"), seen=0) is None
+        rows = load_snapshot(layout).rows_of(RECIPE.digest)
+        assert rows["digest"].to_pylist() == ["e" * 64]
+
+
+class TestShardsAndRecipes:
+    """Tombstones of housekeeping: a shard's tensors moved, a recipe that no ref reaches."""
+
+    @staticmethod
+    def repack(*clips: FakeClip, old: str = "0", new: str) -> Tables:
+        return {
+            "tombstones": tombstone("moved", shard=f"{old * 64}.tar"),
+            "latents": latents(*clips, shard=new * 64),
+        }
+
+    @pytest.mark.parametrize("seen", [0, -1])
+    def test_a_shards_clips_may_lie_in_another(self, layout: CacheLayout, seen: int) -> None:
+        a, b = fake_clips(2)
+        appended(layout, a, b)
+
+        append(layout, self.repack(a, b, new="1"), seen=seen)
+
+        index = load_snapshot(layout).index
+        assert index["clip"].to_pylist() == [str(clip.key) for clip in (a, b)]
+        assert set(index["shard"].to_pylist()) == {f"{'1' * 64}.tar"}
+
+    def test_of_two_drivers_that_repack_a_shard_the_first_has_done_it(
+        self, layout: CacheLayout
+    ) -> None:
+        (clip,) = fake_clips(1)
+        appended(layout, clip)
+
+        for new in "12":
+            append(layout, self.repack(clip, new=new), seen=0)
+
+        assert load_snapshot(layout).index["shard"].to_pylist() == [f"{'1' * 64}.tar"]
+
+    def test_clips_made_meanwhile_in_another_shard_stay(self, layout: CacheLayout) -> None:
+        (clip,) = fake_clips(1)
+        appended(layout, clip)
+        append(layout, {"latents": latents(clip, recipe=OTHER_RECIPE, shard="2" * 64)})
+
+        append(layout, self.repack(clip, new="1"), seen=0)
+
+        assert load_snapshot(layout).index["shard"].to_pylist() == [
+            f"{'2' * 64}.tar",
+            f"{'1' * 64}.tar",
+        ]
+
+    def test_a_shard_is_not_repacked_without_all_that_came_since(self, layout: CacheLayout) -> None:
+        a, b = fake_clips(2)
+        appended(layout, a, b)
+
+        assert append(layout, self.repack(a, new="1")) is None
+        assert living_clips(layout) == keys(a, b)
+
+    def test_a_recipe_that_nobody_reaches_leaves(self, layout: CacheLayout) -> None:
+        (clip,) = fake_clips(1)
+        appended(layout, clip)
+
+        append(layout, {"tombstones": tombstone("unreached", recipe=RECIPE.digest)}, seen=0)
+
+        assert living_clips(layout) == []
+
+    def test_it_may_come_anew(self, layout: CacheLayout) -> None:
+        a, b = fake_clips(2)
+        appended(layout, a)
+        driver = CommitLog(layout, seen=0)
+        append(layout, {"tombstones": tombstone("unreached", recipe=RECIPE.digest)}, seen=0)
+
+        driver.append({"latents": latents(a, b)}, RUN)
+
+        assert living_clips(layout) == keys(a, b)
+
+    def test_it_takes_along_what_came_meanwhile(self, layout: CacheLayout) -> None:
+        a, b = fake_clips(2)
+        appended(layout, a)
+        append(layout, {"latents": latents(b)})
+
+        append(layout, {"tombstones": tombstone("unreached", recipe=RECIPE.digest)}, seen=0)
+
+        assert living_clips(layout) == []
+
+
+class CountingStorage(LocalStorage):
+    """A folder that notes what it is asked for."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked: list[tuple[str, str]] = []
+
+    def read(self, name: str) -> bytes:
+        self.asked.append(("read", name))
+        return super().read(name)
+
+    def exists(self, name: str) -> bool:
+        self.asked.append(("exists", name))
+        return super().exists(name)
+
+    def list(self, folder: str) -> Iterator[StoredFile]:
+        self.asked.append(("list", folder))
+        return super().list(folder)
+
+
+class TestCost:
+    def test_a_driver_reads_only_what_it_has_not_seen(self, layout: CacheLayout) -> None:
+        clips = fake_clips(7)
+        for clip in clips[:4]:
+            appended(layout, clip)
+        storage = CountingStorage(Path(layout.url))
+        driver = CommitLog(CacheLayout(storage), seen=3)
+        later = [appended(layout, clip) for clip in clips[4:6]]
+
+        driver.append({"latents": latents(clips[6])}, RUN)
+
+        assert {name for asked, name in storage.asked if asked == "read"} == {
+            *(layout.commit(number) for number in (3, 4, 5)),
+            *(layout.rows(commit.files["latents"].sha256) for commit in later),
+        }
+        assert [name for asked, name in storage.asked if asked == "exists"] == [
+            layout.commit(number) for number in (4, 5, 6)
+        ]
+        assert "list" not in dict(storage.asked)
+
+    def test_an_append_costs_the_same_however_long_the_log_is(self, layout: CacheLayout) -> None:
+        clips = fake_clips(30)
+        storage = CountingStorage(Path(layout.url))
+        driver = CommitLog(CacheLayout(storage))
+        asked = []
+        for clip in clips:
+            storage.asked.clear()
+            driver.append({"latents": latents(clip)}, RUN)
+            asked.append(len(storage.asked))
+
+        assert len(set(asked[2:])) == 1
+        assert asked[-1] <= 5
+
+    def test_a_number_far_beyond_the_log_is_refused_at_once(self, layout: CacheLayout) -> None:
+        appended(layout, *fake_clips(1))
+
+        with pytest.raises(DamagedError, match="missing from the log") as caught:
+            list(CommitLog(layout).commits(0, 10**12))
+        assert caught.value.path == "commits/000000000001.json"
 
 
 def append_many(root: str, start: Any, own: range, shared: range) -> None:
     """Commits one clip of its own and one that all processes commit, again and again."""
     clips = fake_clips(max(own.stop, shared.stop))
-    log = CommitLog(CacheLayout(Path(root)))
+    log = CommitLog(find_cache(root))
     start.wait()
     for mine, ours in zip(own, shared, strict=True):
         log.append({"latents": latents(clips[mine], clips[ours])}, RUN)
 
 
-@pytest.mark.slow
-def test_racing_processes_lose_no_commit_and_double_no_clip(layout: CacheLayout) -> None:
-    num_processes, num_commits = 4, 20
-    start = SPAWN.Barrier(num_processes)
-    processes = [
-        SPAWN.Process(
-            target=append_many,
-            args=(
-                str(layout.root),
-                start,
-                range(num_commits * (n + 1), num_commits * (n + 2)),
-                range(num_commits),
-            ),
-        )
-        for n in range(num_processes)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-
-    assert [process.exitcode for process in processes] == [0] * num_processes
-    log = CommitLog(layout)
-    assert log.numbers() == list(range(num_processes * num_commits))
-    # 80 clips of their own, and the 20 they all committed once each; the chain is walked too.
-    expected = [str(clip.key) for clip in fake_clips(num_commits * (num_processes + 1))]
-    assert sorted(clips_in(log)) == sorted(expected)
-    assert not list(layout.root.rglob(".partial-*"))
-
-
 def append_forever(root: str, first: int) -> None:
     """Commits one clip after the other until it is killed."""
-    log = CommitLog(CacheLayout(Path(root)))
+    log = CommitLog(find_cache(root))
     for clip in fake_clips(first + 1000)[first:]:
         log.append({"latents": latents(clip)}, RUN)
 
 
-def test_a_killed_process_leaves_a_whole_log(layout: CacheLayout) -> None:
-    log = CommitLog(layout)
-    for kill in range(3):
-        before = log.head()
-        process = SPAWN.Process(target=append_forever, args=(str(layout.root), 1000 * kill))
-        process.start()
-        while log.head() < before + 2 + kill and process.is_alive():
-            time.sleep(0.001)
-        process.kill()
-        process.join()
+class TestProcesses:
+    def test_racing_processes_lose_no_commit_and_double_no_clip(self, layout: CacheLayout) -> None:
+        num_processes, num_commits = 4, 10
+        start = PROCESSES.Barrier(num_processes)
+        processes = [
+            PROCESSES.Process(
+                target=append_many,
+                args=(
+                    layout.url,
+                    start,
+                    range(num_commits * (n + 1), num_commits * (n + 2)),
+                    range(num_commits),
+                ),
+            )
+            for n in range(num_processes)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
 
-        assert process.exitcode == -signal.SIGKILL
-        clips = clips_in(log)
-        assert len(clips) == len(set(clips)) == log.head() + 1
+        assert [process.exitcode for process in processes] == [0] * num_processes
+        assert CommitLog(layout).numbers() == list(range(num_processes * num_commits))
+        # 40 clips of their own, and the 10 they all committed once each; the chain is walked too.
+        expected = keys(*fake_clips(num_commits * (num_processes + 1)))
+        assert sorted(clips_in(layout)) == expected
+        assert not list(Path(layout.url).rglob(".partial-*"))
 
-    assert appended(layout, *fake_clips(4000)[3999:]).number == log.head()
+    def test_a_killed_process_leaves_a_whole_log(self, layout: CacheLayout) -> None:
+        log = CommitLog(layout)
+        for kill in range(2):
+            before = log.head()
+            process = PROCESSES.Process(target=append_forever, args=(layout.url, 1000 * kill))
+            process.start()
+            while log.head() < before + 2 + kill and process.is_alive():
+                time.sleep(0.001)
+            process.kill()
+            process.join()
 
+            assert process.exitcode == -signal.SIGKILL
+            clips = clips_in(layout)
+            assert len(clips) == len(set(clips)) == log.head() + 1
 
-def test_the_loser_of_a_race_takes_the_next_number(
-    layout: CacheLayout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    a, b = fake_clips(2)
-    log = CommitLog(layout)
-    heads = iter([-1, 0])
-    appended(layout, a)
-    monkeypatch.setattr(CommitLog, "head", lambda self: next(heads))
-
-    commit = log.append({"latents": latents(a, b)}, RUN)
-
-    assert commit is not None
-    assert commit.number == 1
-    assert commit.files[0].num_rows == 1
-
-
-def test_a_missing_commit_is_damage(layout: CacheLayout) -> None:
-    for clip in fake_clips(3):
-        appended(layout, clip)
-    layout.commit(1).unlink()
-
-    assert damage_of(CommitLog(layout)).path == "commits/000000000001.json"
-
-
-def test_a_commit_that_does_not_follow_the_one_before_is_damage(layout: CacheLayout) -> None:
-    for clip in fake_clips(3):
-        appended(layout, clip)
-    forged = Commit(number=1, previous="0" * 64, files=(), run={})
-    replace_file(layout.commit(1), forged.to_json())
-
-    error = damage_of(CommitLog(layout))
-    assert error.path == "commits/000000000001.json"
-    assert error.problem == "the commit it follows is not the 0 that is there"
+        assert appended(layout, *fake_clips(4000)[3999:]).number == log.head()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\x00\xff",
-        b"[]",
-        b"null",
-        b"{}",
-        sealed_json({}),
-        sealed_json({"number": 0, "previous": None, "rows": [], "run": {}}),
-        sealed_json({"number": 0, "previous": None, "rows": {"latents": "x"}, "run": {}}),
-        sealed_json({"number": 0, "previous": None, "rows": {"latents": {}}, "run": {}}),
-        sealed_json(
-            {
-                "number": 0,
-                "previous": None,
-                "rows": {"latents": {"sha256": "../x", "num_rows": 1}},
-                "run": {},
-            }
-        ),
-        sealed_json(
-            {
-                "number": 0,
-                "previous": None,
-                "rows": {"strange": {"sha256": "a" * 64, "num_rows": 1}},
-                "run": {},
-            }
-        ),
-        sealed_json({"number": 0, "previous": None, "rows": {}, "run": 5}),
-        sealed_json({"number": 0, "previous": None, "rows": {}, "run": {}, "more": 1}),
-        sealed_json({"number": 5, "previous": None, "rows": {}, "run": {}}),
-        sealed_json({"number": "0", "previous": None, "rows": {}, "run": {}}),
-        sealed_json({"number": 0, "previous": 7, "rows": {}, "run": {}}),
-        b"[" * 100_000,
-    ],
-)
-def test_a_file_that_is_not_a_commit_is_damage(content: bytes, layout: CacheLayout) -> None:
-    replace_file(layout.commit(0), content)
+class TestDamage:
+    def test_a_missing_commit_is_damage(self, layout: CacheLayout) -> None:
+        for clip in fake_clips(3):
+            appended(layout, clip)
+        layout.storage.delete(layout.commit(1))
 
-    assert damage_of(CommitLog(layout)).path == "commits/000000000000.json"
+        error = damage_of(layout)
+        assert error.path == "commits/000000000001.json"
+        assert error.problem == "the commit is missing from the log"
 
+    def test_a_commit_that_does_not_follow_the_one_before_is_damage(
+        self, layout: CacheLayout
+    ) -> None:
+        for clip in fake_clips(3):
+            appended(layout, clip)
+        forged = Commit(number=1, previous="0" * 64, files={}, run={})
+        layout.storage.replace(layout.commit(1), forged.to_json())
 
-def test_a_folder_in_the_place_of_a_commit_is_damage(layout: CacheLayout) -> None:
-    layout.commit(0).mkdir()
+        error = damage_of(layout)
+        assert error.path == "commits/000000000001.json"
+        assert error.problem == "the commit it follows is not the 0 that is there"
 
-    assert damage_of(CommitLog(layout)).path == "commits/000000000000.json"
+    def test_a_first_commit_that_follows_one_is_damage(self, layout: CacheLayout) -> None:
+        forged = Commit(number=0, previous="0" * 64, files={}, run={})
+        layout.storage.replace(layout.commit(0), forged.to_json())
 
+        assert damage_of(layout).path == "commits/000000000000.json"
 
-def test_other_files_beside_the_commits_are_passed_over(layout: CacheLayout) -> None:
-    appended(layout, *fake_clips(1))
-    for name in ("notes.json", "000000000009 (copy).json", ".000000000009.json", ".partial-x"):
-        (layout.root / "commits" / name).touch()
-
-    assert CommitLog(layout).numbers() == [0]
-
-
-def test_missing_rows_are_damage(layout: CacheLayout) -> None:
-    (file,) = appended(layout, *fake_clips(1)).files
-    layout.rows(file.sha256).unlink()
-
-    error = damage_of(CommitLog(layout))
-    assert (error.path, error.problem) == (
-        f"rows/{file.sha256}.parquet",
-        "1 latents rows are missing",
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"",
+            b"\x00\xff",
+            b"[]",
+            b"null",
+            b"{}",
+            sealed_json({}),
+            sealed_json({"number": 0, "previous": None, "rows": [], "run": {}}),
+            sealed_json({"number": 0, "previous": None, "rows": {"latents": "x"}, "run": {}}),
+            sealed_json({"number": 0, "previous": None, "rows": {"latents": {}}, "run": {}}),
+            sealed_json(
+                {
+                    "number": 0,
+                    "previous": None,
+                    "rows": {"latents": {"sha256": "../x", "num_rows": 1}},
+                    "run": {},
+                }
+            ),
+            sealed_json(
+                {
+                    "number": 0,
+                    "previous": None,
+                    "rows": {"latents": {"sha256": "a" * 64, "num_rows": "1"}},
+                    "run": {},
+                }
+            ),
+            sealed_json(
+                {
+                    "number": 0,
+                    "previous": None,
+                    "rows": {"strange": {"sha256": "a" * 64, "num_rows": 1}},
+                    "run": {},
+                }
+            ),
+            sealed_json({"number": 0, "previous": None, "rows": {}, "run": 5}),
+            sealed_json({"number": 0, "previous": None, "rows": {}, "run": {}, "more": 1}),
+            sealed_json({"number": 5, "previous": None, "rows": {}, "run": {}}),
+            sealed_json({"number": "0", "previous": None, "rows": {}, "run": {}}),
+            sealed_json({"number": 0, "previous": 7, "rows": {}, "run": {}}),
+            b"[" * 100_000,
+        ],
     )
+    def test_a_file_that_is_not_a_commit_is_damage(
+        self, content: bytes, layout: CacheLayout
+    ) -> None:
+        layout.storage.replace(layout.commit(0), content)
 
+        assert damage_of(layout).path == "commits/000000000000.json"
 
-def test_changed_rows_are_damage(layout: CacheLayout) -> None:
-    (file,) = appended(layout, *fake_clips(1)).files
-    replace_file(layout.rows(file.sha256), table_to_bytes(latents(*fake_clips(2))))
+    def test_a_folder_in_the_place_of_a_commit_is_damage(self, layout: CacheLayout) -> None:
+        Path(layout.url, layout.commit(0)).mkdir(parents=True)
 
-    assert damage_of(CommitLog(layout)).path == f"rows/{file.sha256}.parquet"
+        with pytest.raises(DamagedError, match="cannot be read"):
+            read_commit(layout, 0)
 
+    def test_missing_rows_are_damage(self, layout: CacheLayout) -> None:
+        file = appended(layout, *fake_clips(1)).files["latents"]
+        layout.storage.delete(layout.rows(file.sha256))
 
-def parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    return sink.getvalue()
+        error = damage_of(layout)
+        assert (error.path, error.problem) == (
+            f"rows/{file.sha256}.parquet",
+            "1 latents rows are missing",
+        )
 
+    def test_changed_rows_are_damage(self, layout: CacheLayout) -> None:
+        file = appended(layout, *fake_clips(1)).files["latents"]
+        layout.storage.replace(layout.rows(file.sha256), table_to_bytes(latents(*fake_clips(2))))
 
-def with_column(name: str, values: list[Any], column_type: pa.DataType | None = None) -> pa.Table:
-    table = latents(*fake_clips(1))
-    index = table.schema.get_field_index(name)
-    return table.set_column(index, name, pa.array(values, type=column_type))
+        error = damage_of(layout)
+        assert (error.path, error.problem) == (
+            f"rows/{file.sha256}.parquet",
+            "latents rows do not hash to the file's name",
+        )
 
+    @pytest.mark.parametrize(
+        "table",
+        [
+            latents(*fake_clips(2)),
+            latents(*fake_clips(1)).drop_columns("shard"),
+            latents(*fake_clips(1), shard="../../secrets"),
+        ],
+    )
+    def test_rows_that_the_commit_cannot_mean_are_damage_even_where_they_hash(
+        self, table: pa.Table, layout: CacheLayout
+    ) -> None:
+        content = table_to_bytes(table)
+        file = RowFile(sha256=sha256_hex(content), num_rows=1)
+        layout.storage.create(layout.rows(file.sha256), content)
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"PAR1 no parquet PAR1",
-        parquet(pa.table({"clip": ["a"]})),
-        parquet(latents(*fake_clips(1)).drop_columns("shard")),
-        parquet(with_column("offset", ["not a number"])),
-        parquet(with_column("clip", [None], pa.string())),
-        parquet(with_column("offset", [-1])),
-        parquet(with_column("shard", ["../../secrets.tar"])),
-        parquet(with_column("shard", ["/etc/passwd"])),
-        parquet(with_column("recipe", ["x/../y"])),
-        parquet(with_column("dtype", ["object"])),
-        parquet(with_column("shape", [[]], pa.list_(pa.int64()))),
-        parquet(with_column("shape", [[8, -4, 2, 2]])),
-        parquet(with_column("shape", [[8, None, 2, 2]])),
-        parquet(with_column("crc32c", [[1, 2]])),
-        parquet(latents(*fake_clips(2))),
-    ],
-)
-def test_rows_of_another_form_are_damage_even_where_they_hash(
-    content: bytes, layout: CacheLayout
-) -> None:
-    sha256 = sha256_hex(content)
-    layout.rows(sha256).write_bytes(content)
+        with pytest.raises(DamagedError) as caught:
+            read_rows(layout, "latents", file)
+        assert caught.value.path == f"rows/{file.sha256}.parquet"
 
-    with pytest.raises(DamagedError) as caught:
-        CommitLog(layout).read_rows(RowFile(kind="latents", sha256=sha256, num_rows=1))
-    assert caught.value.path == f"rows/{sha256}.parquet"
+    def test_a_damaged_log_is_not_appended_to(self, layout: CacheLayout) -> None:
+        a, b = fake_clips(2)
+        appended(layout, a)
+        content = bytearray(layout.storage.read(layout.commit(0)))
+        content[20] ^= 1
+        layout.storage.replace(layout.commit(0), bytes(content))
 
+        with pytest.raises(DamagedError):
+            append(layout, {"latents": latents(b)}, seen=0)
+        assert CommitLog(layout).head() == 0
 
-def test_a_damaged_log_is_not_appended_to(layout: CacheLayout) -> None:
-    a, b = fake_clips(2)
-    appended(layout, a)
-    content = bytearray(layout.commit(0).read_bytes())
-    content[20] ^= 1
-    replace_file(layout.commit(0), bytes(content))
+    def test_nor_is_one_whose_later_commits_follow_another_than_was_seen(
+        self, layout: CacheLayout
+    ) -> None:
+        a, b, c = fake_clips(3)
+        appended(layout, a)
+        appended(layout, b)
+        another = Commit(number=0, previous=None, files={}, run={})
+        layout.storage.replace(layout.commit(0), another.to_json())
 
-    with pytest.raises(DamagedError):
-        CommitLog(layout, seen=0).append({"latents": latents(b)}, RUN)
-    assert CommitLog(layout).head() == 0
+        with pytest.raises(DamagedError) as caught:
+            append(layout, {"latents": latents(c)}, seen=0)
+        assert caught.value.path == "commits/000000000001.json"
 
+    def test_a_cache_that_cannot_be_written_is_a_cache_error(self, layout: CacheLayout) -> None:
+        Path(layout.url, "rows").touch()
 
-def test_a_cache_that_cannot_be_written_is_a_cache_error(layout: CacheLayout) -> None:
-    (layout.root / "rows").rmdir()
+        with pytest.raises(CacheError, match="writing failed"):
+            appended(layout, *fake_clips(1))
 
-    with pytest.raises(CacheError, match="writing failed"):
-        appended(layout, *fake_clips(1))
+    @pytest.mark.parametrize("seen", [-1, 0])
+    def test_a_log_that_cannot_be_looked_at_is_a_cache_error_and_not_empty(
+        self, layout: CacheLayout, seen: int
+    ) -> None:
+        class Unreachable(LocalStorage):
+            def exists(self, name: str) -> bool:
+                raise TimeoutError("no answer")
 
+            def list(self, folder: str) -> Iterator[StoredFile]:
+                raise TimeoutError("no answer")
 
-def test_equal_rows_are_one_file(layout: CacheLayout) -> None:
-    clips = fake_clips(2)
+        unreachable = CacheLayout(Unreachable(Path(layout.url)))
 
-    assert table_to_bytes(latents(*clips)) == table_to_bytes(latents(*clips))
+        with pytest.raises(CacheError, match=r"reading failed \(no answer\)"):
+            CommitLog(unreachable, seen=seen).head()

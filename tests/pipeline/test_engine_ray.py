@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from latents.cache.inspect import inspect_cache
-from latents.cache.layout import find_cache
+from latents.cache.reader import open_cache
 from latents.cache.snapshot import load_snapshot
 from latents.cache.verify import verify_cache
-from latents.clip import Clip
-from latents.config import load_config
+from latents.fields import Level
 from pipeline import engine_ray
 from pipeline.engine_ray import MAX_ATTEMPTS, RayEngine
-from pipeline.settings import IngestSettings
+from pipeline.job import ClipTensors
+from pipeline.synth import synthesise
+from tests.pipeline.small_jobs import SmallCache, SmallJob, make_autoencoder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -34,51 +35,36 @@ def engine() -> Iterator[RayEngine]:
     ray.shutdown()
 
 
-def ingest(cache: Path, kl_vae: Path, engine: Any) -> Any:
-    from latents.cache.layout import create_cache
-    from latents.models.kl_vae import load_kl_vae
-    from pipeline.ingest import ingest
-    from pipeline.sources import find_sources
-
-    overrides = ["clip.size=64", "window.stride=16", f'kl_vae.source="{kl_vae}"']
-    return ingest(
-        find_sources([f"scenes:0:{NUM_CLIPS}:2"]),
-        layout=create_cache(cache),
-        settings=load_config(IngestSettings, kind="ingest", overrides=overrides),
-        encoder=load_kl_vae(str(kl_vae)).identity,
-        levels=("kl",),
-        engine=engine,
-        device="cpu",
-    )
+SCENES = f"scenes:0:{NUM_CLIPS}:2"
 
 
-def num_rows(cache: Path) -> int:
-    rows: int = load_snapshot(find_cache(cache)).latents.num_rows
-    return rows
+def tensors(cache: SmallCache, level: Level = "kl") -> list[tuple[str, str, str]]:
+    """Clip, field and digest of every tensor of a level."""
+    clips = open_cache(cache.layout.url, level=level)
+    return [(one.clip, field, row.digest) for one in clips for field, row in one.rows.items()]
 
 
 def test_a_clip_whose_encoder_dies_is_encoded_by_another(
     tmp_path: Path, small_kl_vae: Path, engine: RayEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.engine_local import LocalEngine
-
     marker = tmp_path / "died"
     parent = engine_ray.EncodeActor
 
     class DiesOnce(parent):  # type: ignore[misc, valid-type]
-        def encode(self, clip: Clip) -> Any:
+        def encode(self, clip: ClipTensors) -> Any:
             if not marker.exists():
                 marker.touch()
                 os._exit(1)
             return parent.encode(self, clip)
 
     monkeypatch.setattr(engine_ray, "EncodeActor", DiesOnce)
-    result = ingest(tmp_path / "ray", small_kl_vae, engine)
+    cache, job = SmallCache(tmp_path / "ray", engine), SmallJob(kl_vae=small_kl_vae)
+    result = cache.ingest(job, SCENES).result
     assert marker.exists()
     assert (result.num_clips_encoded, result.num_quarantined) == (NUM_CLIPS, 0)
-    ingest(tmp_path / "local", small_kl_vae, LocalEngine(num_workers=1))
-    ray, local = (inspect_cache(find_cache(tmp_path / name)) for name in ("ray", "local"))
-    assert ray.levels["kl"].content_digest == local.levels["kl"].content_digest
+    local = SmallCache(tmp_path / "local")
+    local.ingest(job, SCENES)
+    assert tensors(cache) == tensors(local)
 
 
 def test_a_source_whose_decoder_dies_is_decoded_again_and_nothing_is_doubled(
@@ -91,16 +77,17 @@ def test_a_source_whose_decoder_dies_is_decoded_again_and_nothing_is_doubled(
         def decode(self, task: Any) -> Iterator[Any]:
             for event in parent.decode(self, task):
                 yield event
-                if isinstance(event, Clip) and not marker.exists():
+                if isinstance(event, ClipTensors) and not marker.exists():
                     marker.touch()
                     os._exit(1)
 
     monkeypatch.setattr(engine_ray, "DecodeActor", DiesAfterItsClip)
-    result = ingest(tmp_path / "c", small_kl_vae, engine)
+    cache = SmallCache(tmp_path / "c", engine)
+    done = cache.ingest(SmallJob(kl_vae=small_kl_vae), SCENES)
     assert marker.exists()
-    assert result.num_clips_encoded == NUM_CLIPS
-    assert num_rows(tmp_path / "c") == 2 * NUM_CLIPS
-    assert verify_cache(find_cache(tmp_path / "c")) == []
+    assert done.result.num_clips_encoded == NUM_CLIPS
+    assert done.made == {"kl.video": NUM_CLIPS, "kl.audio": NUM_CLIPS}
+    assert verify_cache(cache.layout) == []
 
 
 def test_a_clip_that_always_kills_its_encoder_is_given_up_after_some_attempts(
@@ -110,7 +97,7 @@ def test_a_clip_that_always_kills_its_encoder_is_given_up_after_some_attempts(
     parent = engine_ray.EncodeActor
 
     class DiesOnTheFirstScene(parent):  # type: ignore[misc, valid-type]
-        def encode(self, clip: Clip) -> Any:
+        def encode(self, clip: ClipTensors) -> Any:
             if clip.source == "scenes:0:0:2":
                 with attempts.open("a") as file:
                     file.write("x")
@@ -118,8 +105,49 @@ def test_a_clip_that_always_kills_its_encoder_is_given_up_after_some_attempts(
             return parent.encode(self, clip)
 
     monkeypatch.setattr(engine_ray, "EncodeActor", DiesOnTheFirstScene)
-    result = ingest(tmp_path / "c", small_kl_vae, engine)
+    cache, job = SmallCache(tmp_path / "c", engine), SmallJob(kl_vae=small_kl_vae)
+    result = cache.run(job, SCENES)
     assert attempts.read_text() == "x" * MAX_ATTEMPTS
     assert (result.num_clips_encoded, result.num_quarantined) == (NUM_CLIPS - 1, 1)
-    (event,) = load_snapshot(find_cache(tmp_path / "c")).open_quarantine()
+    (event,) = load_snapshot(cache.layout).open_quarantine()
     assert (event["error_class"], event["source"]) == ("WorkerDiedError", "scenes:0:0:2")
+    # The next run tries it again, and counts.
+    result = cache.run(job, SCENES)
+    assert attempts.read_text() == "x" * 2 * MAX_ATTEMPTS
+    assert result.num_clips_encoded == 0
+    assert [e["attempts"] for e in load_snapshot(cache.layout).quarantine.to_pylist()] == [1, 2]
+
+
+def test_levels_that_are_kept_are_refreshed_as_in_process(
+    tmp_path: Path, small_kl_vae: Path, engine: RayEngine
+) -> None:
+    first, other = (make_autoencoder(tmp_path / str(seed), video_seed=seed) for seed in (0, 1))
+    job = SmallJob(kl_vae=small_kl_vae, autoencoder=first, levels=("kl", "perceptual"))
+    caches = [SmallCache(tmp_path / "ray", engine), SmallCache(tmp_path / "local")]
+    for cache in caches:
+        cache.ingest(job, SCENES)
+        done = cache.refresh(replace(job, autoencoder=other))
+        assert (done.made, done.result.num_kl_images) == ({"perceptual.video": NUM_CLIPS}, 0)
+    ray, local = (tensors(cache, "perceptual") for cache in caches)
+    assert ray == local
+
+
+def test_a_file_that_is_gone_is_tried_again_when_it_is_back(
+    tmp_path: Path, small_kl_vae: Path, engine: RayEngine
+) -> None:
+    videos = tmp_path / "videos"
+    synthesise(videos, num_clips=2, seconds=2, seed=1, fps=10, height=64, width=64)
+    cache, job = SmallCache(tmp_path / "c", engine), SmallJob(kl_vae=small_kl_vae)
+    cache.ingest(job, str(videos))
+    gone = next(videos.glob("*.mp4"))
+    gone.rename(tmp_path / "elsewhere")
+    job = replace(job, overrides=("clip.fit=crop",))
+
+    result = cache.run(job)
+    assert (result.num_clips_encoded, result.num_quarantined) == (1, 1)
+    (event,) = load_snapshot(cache.layout).open_quarantine()
+    assert (event["source"], event["stage"]) == (str(gone), "read")
+
+    (tmp_path / "elsewhere").rename(gone)
+    assert cache.run(job).num_clips_encoded == 1
+    assert load_snapshot(cache.layout).open_quarantine() == []

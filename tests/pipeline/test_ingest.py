@@ -131,12 +131,25 @@ def test_another_encoder_refreshes_from_the_clip_level_with_the_videos_gone(
     assert last_json(capsys)["num_clips_encoded"] == 0
 
 
-def test_refresh_without_a_clip_level_says_what_to_do(
+def test_refresh_without_a_clip_level_decodes_the_sources_on_record(
+    tmp_path: Path, small_kl_vae: Path, other_kl_vae: Path
+) -> None:
+    cache, straight = tmp_path / "c", tmp_path / "straight"
+    ingest(cache, small_kl_vae, "scenes:0:2:2")
+    ingest(straight, other_kl_vae, "scenes:0:2:2")
+    refresh = ["refresh", "--cache", str(cache), "--kl-vae", str(other_kl_vae)]
+    assert mmldm.main(refresh) == 0
+    assert content(cache) == content(straight)
+
+
+def test_refresh_with_weights_that_are_not_those_on_record_says_what_to_name(
     tmp_path: Path, small_kl_vae: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # Other sound needs the KL-VAE, and a cache does not say where that is.
     ingest(tmp_path / "c", small_kl_vae, "scenes:0:1:2")
-    assert mmldm.main(["refresh", "--cache", str(tmp_path / "c"), "--kl-vae", "tiny"]) == 1
-    assert "--levels clip,kl" in capsys.readouterr().err
+    options = ["--cache", str(tmp_path / "c"), "--set", "mel.name=audioldm16k"]
+    assert mmldm.main(["refresh", *options]) == 1
+    assert "Name the right ones with --kl-vae" in capsys.readouterr().err
 
 
 def start(cache: Path, kl_vae: Path, sources: str) -> subprocess.Popen[str]:

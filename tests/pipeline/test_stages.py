@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from latents.clip import Clip, ClipKey, ClipSpec, WindowSpec
-from latents.errors import NonFiniteLatentError
-from latents.fields import Level
-from latents.mel import mel_spec
+from latents.errors import NonFiniteLatentError, TooShortError
+from latents.fields import LEVELS
+from pipeline.job import ClipTensors, LatentScale, decoded_tensors
+from pipeline.settings import IngestSettings
 from pipeline.stages import EncodeClip, StoppedError, channel_sums
 
 SIZE = 64
+SCALE = LatentScale(factor=2.0, shift=0.25)
 
 
 class FakeEncoder:
@@ -30,12 +33,34 @@ class FakeEncoder:
         return brightness[:, None, None, None].expand(-1, 8, 2, 2).clone()
 
 
-def clip(num_frames: int, *, sound: tuple[int, int] | None = None) -> Clip:
+class FakeModalEncoder:
+    """Moments that name what they came from; and what was asked."""
+
+    def __init__(self) -> None:
+        self.num_windows = 0
+        self.read: list[torch.Tensor] = []
+
+    def encode_video(self, latents: torch.Tensor) -> torch.Tensor:
+        self.num_windows += len(latents)
+        self.read.append(latents)
+        return latents[:, 0, :1, :1, :1].expand(-1, 32, 1, 1).clone()
+
+    def encode_audio(self, latents: torch.Tensor) -> torch.Tensor:
+        self.read.append(latents)
+        return latents[:, :1, :1, :1].expand(-1, 32, 1, 1).clone()
+
+
+def clip(
+    num_frames: int,
+    *,
+    sound: tuple[int, int] | None = None,
+    fields: tuple[str, ...] = LEVELS["kl"],
+) -> ClipTensors:
     rate = 22050
     first, stop = sound or (0, num_frames)
     frames = np.arange(num_frames, dtype=np.uint8)[:, None, None, None]
     tone = np.sin(np.arange(num_frames * rate // 10) * 0.1).astype(np.float32)
-    return Clip(
+    decoded = Clip(
         key=ClipKey(source_digest="ab" * 32, start_frame=0, fps=10),
         source="a.mp4",
         segment=0,
@@ -45,16 +70,23 @@ def clip(num_frames: int, *, sound: tuple[int, int] | None = None) -> Clip:
         sound_first_frame=first,
         sound_stop_frame=stop,
     )
+    return decoded_tensors(decoded, fields)
 
 
-def stage(encoder: FakeEncoder, *, stride: int, levels: tuple[Level, ...] = ("kl",)) -> EncodeClip:
+def stage(
+    kl_vae: FakeEncoder | None,
+    *,
+    stride: int = 4,
+    modal: FakeModalEncoder | None = None,
+    stop: threading.Event | None = None,
+) -> EncodeClip:
     return EncodeClip(
-        encoder=encoder,
-        clip_spec=ClipSpec(size=SIZE),
-        window_spec=WindowSpec(stride=stride),
-        mel=mel_spec("hifigan22k"),
-        levels=levels,
+        kl_vae=kl_vae,
+        modal=modal,
+        latent_scale=SCALE,
+        settings=IngestSettings(clip=ClipSpec(size=SIZE), window=WindowSpec(stride=stride)),
         device="cpu",
+        stop=stop,
     )
 
 
@@ -82,7 +114,7 @@ def test_windows_are_those_beside_which_there_is_sound() -> None:
 
 def test_each_window_has_the_mel_image_of_its_own_sound() -> None:
     silent_then_loud = clip(40)
-    silent_then_loud.waveform[:, : 22050 * 2] = 0
+    silent_then_loud.tensors["clip.audio"][:, : 22050 * 2] = 0
     encoded = stage(FakeEncoder(), stride=16)(silent_then_loud)
     first, second = encoded.tensors["kl.audio"][:, 0, 0, 0]
     assert first == 0.0
@@ -90,11 +122,56 @@ def test_each_window_has_the_mel_image_of_its_own_sound() -> None:
 
 
 def test_the_clip_level_keeps_pictures_and_sound_as_they_are() -> None:
-    given = clip(20)
-    encoded = stage(FakeEncoder(), stride=4, levels=("clip", "kl"))(given)
+    given = clip(20, fields=(*LEVELS["clip"], *LEVELS["kl"]))
+    encoded = stage(FakeEncoder(), stride=4)(given)
     assert sorted(encoded.tensors) == ["clip.audio", "clip.video", "kl.audio", "kl.video"]
-    np.testing.assert_array_equal(encoded.tensors["clip.video"], given.frames)
-    np.testing.assert_array_equal(encoded.tensors["clip.audio"], given.waveform)
+    for field in LEVELS["clip"]:
+        np.testing.assert_array_equal(encoded.tensors[field], given.tensors[field])
+        assert field not in encoded.channel_sums
+
+
+def test_only_the_fields_asked_for_are_made() -> None:
+    encoder = FakeEncoder()
+    encoded = stage(encoder, stride=4)(clip(20, fields=("kl.audio",)))
+    assert (list(encoded.tensors), list(encoded.channel_sums)) == (["kl.audio"], ["kl.audio"])
+    assert encoder.num_images == encoded.num_kl_images == 2
+
+
+def test_a_parent_that_is_not_at_hand_is_made_and_not_kept() -> None:
+    encoded = stage(FakeEncoder(), modal=FakeModalEncoder())(clip(20, fields=("perceptual.video",)))
+    assert list(encoded.tensors) == ["perceptual.video"]
+    assert encoded.num_kl_images == 20
+
+
+def test_the_perceptual_level_is_made_from_kl_latents_alone() -> None:
+    moments = stage(FakeEncoder(), stride=4)(clip(20)).tensors
+    kept = replace(clip(20, fields=LEVELS["perceptual"]), tensors=moments)
+    modal = FakeModalEncoder()
+    encoded = stage(None, stride=4, modal=modal)(kept)
+    assert (encoded.num_kl_images, modal.num_windows) == (0, 2)
+    assert [encoded.tensors[field].shape for field in LEVELS["perceptual"]] == [(2, 32, 1, 1)] * 2
+
+
+def test_modal_encoders_read_the_scaled_means_of_each_window() -> None:
+    moments = stage(FakeEncoder(), stride=4)(clip(20)).tensors
+    kept = replace(clip(20, fields=LEVELS["perceptual"]), tensors=moments)
+    modal = FakeModalEncoder()
+    stage(None, stride=4, modal=modal)(kept)
+    video, audio = modal.read
+    means = (torch.from_numpy(moments["kl.video"])[:, :4].float() - SCALE.shift) * SCALE.factor
+    torch.testing.assert_close(video, torch.stack([means[0:16], means[4:20]]), rtol=0, atol=0)
+    means = (torch.from_numpy(moments["kl.audio"])[:, :4].float() - SCALE.shift) * SCALE.factor
+    torch.testing.assert_close(audio, means, rtol=0, atol=0)
+
+
+def test_a_kept_clip_too_short_for_longer_windows_is_refused_and_stops_nothing() -> None:
+    with pytest.raises(TooShortError, match=r"a\.mp4: .* 12 frames .* window is 16 frames"):
+        stage(FakeEncoder())(clip(20, sound=(4, 16)))
+
+
+def test_pictures_need_no_window() -> None:
+    encoded = stage(FakeEncoder())(clip(20, sound=(4, 16), fields=("kl.video",)))
+    assert len(encoded.tensors["kl.video"]) == 20
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
@@ -106,17 +183,8 @@ def test_a_moment_too_large_for_float16_is_refused_not_stored() -> None:
 def test_a_stage_told_to_stop_does_not_finish_its_clip() -> None:
     stop = threading.Event()
     stop.set()
-    encode = EncodeClip(
-        encoder=FakeEncoder(),
-        clip_spec=ClipSpec(size=SIZE),
-        window_spec=WindowSpec(),
-        mel=mel_spec("hifigan22k"),
-        levels=("kl",),
-        device="cpu",
-        stop=stop,
-    )
     with pytest.raises(StoppedError):
-        encode(clip(20))
+        stage(FakeEncoder(), stop=stop)(clip(20))
 
 
 def test_channel_sums_are_those_of_the_mixture_of_posteriors() -> None:

@@ -21,8 +21,8 @@ def some_clip(segment: int, num_frames: int = 2) -> Clip:
         key=ClipKey(source_digest="0" * 64, start_frame=20 * segment, fps=10),
         source="somewhere",
         segment=segment,
-        frames=np.full((num_frames, 3, 8, 8), segment, np.uint8),
-        waveform=np.zeros((1, 1600), np.float32),
+        frames=np.full((num_frames, 3, 32, 32), segment, np.uint8),
+        waveform=np.zeros((1, 800 * num_frames), np.float32),
         sample_rate=8000,
         sound_first_frame=0,
         sound_stop_frame=num_frames,
@@ -62,5 +62,5 @@ def count_clips(source: SourceTask, **_: object) -> Iterator[DecodeEvent]:
     for segment in range(50):
         with Path(source.uri).open("a") as notes:
             notes.write(".")
-        yield some_clip(segment, num_frames=10_000)
+        yield some_clip(segment, num_frames=30)
     yield SourceDecoded(num_segments=50)

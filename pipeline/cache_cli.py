@@ -1,0 +1,161 @@
+"""``mmldm cache why`` and ``mmldm cache verify``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from pipeline.cli import Commands, add_settings_options, positive_integer, settings_on_record
+
+if TYPE_CHECKING:
+    from latents.cache.layout import CacheLayout
+    from pipeline.deep_verify import Recomputed
+    from pipeline.why import FieldOrigin, Origin
+
+
+def add_cache_verbs(verbs: Commands[argparse.ArgumentParser]) -> None:
+    """Mounts the verbs of ``mmldm cache`` that need sources or settings."""
+    why = verbs.add_parser(
+        "why",
+        help="the chain of digests behind a clip or source, and what differs from settings",
+        description="Shows what made each field, from the source's bytes on, and in which parts "
+        "that differs from the settings on record with those given here.",
+    )
+    why.add_argument(
+        "name", metavar="CLIP|SOURCE", help="key of a clip; path or digest of a source"
+    )
+    add_settings_options(why)
+    why.set_defaults(run=_why)
+    verify = verbs.add_parser(
+        "verify",
+        help="hash everything that the log names; exit 1 where damaged",
+        description="Hashes everything that the log names. With --deep some clips are also made "
+        "again from their sources and compared within the tolerance that was recorded.",
+    )
+    verify.add_argument(
+        "--deep", type=positive_integer, metavar="N", help="make N clips again and compare"
+    )
+    verify.add_argument(
+        "--rebuild-checkpoints", action="store_true", help="write damaged or missing ones anew"
+    )
+    add_settings_options(verify)
+    verify.set_defaults(run=_verify)
+
+
+def _why(arguments: argparse.Namespace) -> int:
+    from latents.cache.layout import find_cache
+    from pipeline.recipes import wanted_recipes
+    from pipeline.why import explain
+
+    layout = find_cache(arguments.cache)
+    settings, levels, encoders = settings_on_record(layout, arguments)
+    origin = explain(layout, arguments.name, wanted=wanted_recipes(settings, encoders, levels))
+    if arguments.json:
+        _write(json.dumps(asdict(origin)))
+    else:
+        for line in _why_lines(origin):
+            _write(line)
+    return 0
+
+
+def _why_lines(origin: Origin) -> Iterator[str]:
+    yield f"source  {origin.source_digest}"
+    yield from (f"  {uri}" for uri in origin.uris or ("(no name on record has these bytes now)",))
+    if origin.annotation:
+        said = (f"{key} {value}" for key, value in origin.annotation.items() if value)
+        yield f"  {', '.join(said)}"
+    yield from (f"  {line}" for line in (*origin.quarantine, *origin.left))
+    for clip in origin.clips:
+        yield f"clip  {clip.clip}  (segment {clip.segment})"
+        for field in clip.fields:
+            yield from _field_lines(field)
+    if not origin.clips:
+        yield "no clip of it is in the cache"
+
+
+def _field_lines(field: FieldOrigin) -> Iterator[str]:
+    shape = "x".join(map(str, field.shape))
+    named = f", named by {', '.join(field.refs)}" if field.refs else ", named by no ref"
+    yield f"  {field.field}  {shape}  {field.digest[:16]}  commit {field.commit}{named}"
+    for link in field.chain:
+        yield f"    {link.field:17} recipe {link.recipe[:16]}  implementation {link.implementation}"
+    yield f"    made on {field.device} with {field.versions}"
+    yield f"    at byte {field.offset} of shards/{field.shard}"
+    if field.differences is None:
+        yield "    the settings have no such field"
+    elif not field.differences:
+        yield "    as the settings want it"
+    else:
+        yield from (f"    differs: {difference}" for difference in field.differences)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from latents.cache.layout import CacheLayout
+    from latents.cache.storage import open_storage
+    from latents.cache.verify import verify_cache
+
+    layout = CacheLayout(open_storage(arguments.cache))
+    notes: list[str] = []
+    damaged = verify_cache(
+        layout, rebuild_checkpoints=arguments.rebuild_checkpoints, on_note=notes.append
+    )
+    made = _verify_deeply(layout, arguments) if arguments.deep and not damaged else []
+    different = [one for one in made if one.problem]
+    if arguments.json:
+        found: dict[str, object] = {"damaged": [asdict(damage) for damage in damaged]}
+        found |= {"notes": notes} if notes else {}
+        found |= {"recomputed": [asdict(one) for one in made]} if arguments.deep else {}
+        _write(json.dumps(found))
+        return 1 if damaged or different else 0
+    for note in notes:
+        _write(note)
+    for damage in damaged:
+        where = f" ({damage.field} of clip {damage.clip})" if damage.clip else ""
+        _write(f"{damage.path} at byte {damage.offset}{where}: {damage.problem}")
+    for one in different:
+        _write(f"{one.field} of clip {one.clip} ({one.source}): {one.problem}")
+    _write(f"{len(damaged)} damaged" if damaged else f"{arguments.cache} is intact")
+    if made:
+        clips = len({one.clip for one in made})
+        worst = max((one.distance for one in made if one.distance is not None), default=None)
+        farthest = "" if worst is None else f", at most {worst:.1e} apart"
+        _write(
+            f"{clips} clips made again, {len(made)} fields: {len(made) - len(different)} agree"
+            f"{farthest}"
+        )
+    return 1 if damaged or different else 0
+
+
+def _verify_deeply(layout: CacheLayout, arguments: argparse.Namespace) -> list[Recomputed]:
+    from latents.cache.refs import require_ref
+    from latents.cache.snapshot import load_snapshot
+    from pipeline.cli import prepare_torch
+    from pipeline.deep_verify import deep_verify, deep_verify_stage, lenient
+    from pipeline.originals import SourceClips
+    from pipeline.progress import Tally, show_progress
+
+    ref = require_ref(layout, "current")
+    settings, _, encoders = settings_on_record(layout, arguments)
+    stage = deep_verify_stage(
+        settings, encoders, fields=ref.recipes, device=prepare_torch(settings), cache=layout
+    )
+    clips = SourceClips(load_snapshot(layout, ref.commit), lenient(settings))
+    try:
+        with show_progress("made again", arguments.deep, unit="clips") as report:
+            return deep_verify(
+                layout,
+                clips,
+                stage,
+                num_clips=arguments.deep,
+                on_clip=lambda done, total: report(Tally(num_done=done, num_clips=done)),
+            )
+    finally:
+        clips.close()
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text + "\n")
