@@ -32,7 +32,7 @@ from latents.models.modal_encoder_files import (
     random_modal_encoders,
     save_modal_encoders,
 )
-from pipeline.cli import named_encoders
+from pipeline.cli_settings import named_encoders
 from pipeline.engine_local import LocalEngine
 from pipeline.ingest import ingest
 from pipeline.refresh import refresh

@@ -99,7 +99,8 @@ def measure_commit(root: Path) -> Figures:
 def measure_plan(root: Path, *, new_every: int | None) -> Figures:
     """Planning an ingest of all sources, with every so many-th replaced by a new one."""
     # Here, not at the top: the other steps' memory is measured without the pipeline.
-    from pipeline.plan import Wanted, plan_job
+    from pipeline.job_plan import Wanted
+    from pipeline.plan import plan_job
     from pipeline.sources import HashedSource, Source
 
     snapshot = load_snapshot(find_cache(root))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latents.errors import ConfigError
-from pipeline.cli import positive_integer
+from pipeline.cli_settings import positive_integer
 
 if TYPE_CHECKING:
     from evaluation.drift.compare import Drift, RefPair
@@ -91,7 +91,7 @@ def _add_report(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _demo(arguments: argparse.Namespace) -> int:
     from evaluation.demo import run_demo
-    from pipeline.cli import open_engine, prepare_torch
+    from pipeline.cli_settings import open_engine, prepare_torch
     from pipeline.settings import IngestSettings
 
     settings = IngestSettings()
@@ -110,7 +110,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from evaluation.report.write import count_shown, write_report
-    from pipeline.cli import prepare_torch
+    from pipeline.cli_settings import prepare_torch
     from pipeline.progress import Tally, show_progress
     from pipeline.settings import IngestSettings
 
@@ -152,7 +152,7 @@ def _diff(arguments: argparse.Namespace) -> int:
 def _decode_and_compare(pair: RefPair, arguments: argparse.Namespace) -> Drift:
     from evaluation.drift.pictures import CompareDecodings
     from latents.models.kl_vae import load_kl_vae
-    from pipeline.cli import prepare_torch
+    from pipeline.cli_settings import prepare_torch
     from pipeline.progress import Tally, show_progress
     from pipeline.settings import IngestSettings
 

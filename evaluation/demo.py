@@ -16,7 +16,7 @@ from latents.cache.layout import CacheLayout, create_cache
 from latents.cache.reader import open_cache
 from latents.cache.verify import verify_cache
 from latents.errors import CacheError, InterruptedJobError
-from pipeline.cli import named_encoders
+from pipeline.cli_settings import named_encoders
 from pipeline.ingest import ingest
 from pipeline.progress import Tally, show_progress
 from pipeline.run import Engine, JobResult

@@ -9,7 +9,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pipeline.cli import Commands, add_settings_options, positive_integer, settings_on_record
+from pipeline.cli_settings import (
+    Commands,
+    add_settings_options,
+    positive_integer,
+    settings_on_record,
+)
 
 if TYPE_CHECKING:
     from latents.cache.layout import CacheLayout
@@ -133,7 +138,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _verify_deeply(layout: CacheLayout, arguments: argparse.Namespace) -> list[Recomputed]:
     from latents.cache.refs import require_ref
     from latents.cache.snapshot import load_snapshot
-    from pipeline.cli import prepare_torch
+    from pipeline.cli_settings import prepare_torch
     from pipeline.deep_verify import deep_verify, deep_verify_stage, lenient
     from pipeline.originals import SourceClips
     from pipeline.progress import Tally, show_progress

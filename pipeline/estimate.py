@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from latents.cache.snapshot import Snapshot
-from pipeline.plan import JobPlan, Wanted
+from pipeline.job_plan import JobPlan, Wanted
 from pipeline.settings import IngestSettings
 
 _BYTES_PER_ROW = 700

@@ -14,7 +14,7 @@ from latents.cache.snapshot import Snapshot
 from pipeline.sources import HashedSource, UnreadableSource
 
 if TYPE_CHECKING:
-    from pipeline.plan import Wanted
+    from pipeline.job_plan import Wanted
 
 Place = tuple[str, int | None]
 """Digest of a source (its URI where it could not be read) and a segment, None for the whole."""
@@ -107,8 +107,11 @@ class GivenUp:
         if event["stage"] == "encode":
             asked = combined_digest(wanted.digests.values()), wanted.encode_versions
             return (event["recipe"], event["versions"]) == asked
-        same_question = wanted.admission in (None, event["recipe"])
-        return same_question and event["versions"] == wanted.decode_versions
+        asked_then, asked_now = event["recipe"], wanted.admission
+        if wanted.keeps_verdicts:
+            asked_then, asked_now = asked_then.partition("+")[0], asked_now.partition("+")[0]
+        is_same: bool = asked_then == asked_now and event["versions"] == wanted.decode_versions
+        return is_same
 
 
 def attempts_so_far(snapshot: Snapshot) -> Counter[Place]:
@@ -133,7 +136,7 @@ def _unreadable(source: UnreadableSource, wanted: Wanted, attempts: int) -> Quar
         source_digest="",
         segment=None,
         stage="read",
-        recipe=wanted.admission or "",
+        recipe=wanted.admission,
         error_class="DecodeError",
         message=source.reason,
         attempts=attempts,

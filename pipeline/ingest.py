@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from latents.cache.drivers import driving
 
+from latents.cache.drivers import driving
 from latents.cache.layout import CacheLayout
 from latents.cache.reader import require_recipe
 from latents.cache.refs import ancestral_recipes, read_ref
 from latents.cache.snapshot import Snapshot, load_snapshot
 from latents.fields import Level
 from latents.recipe import Recipe
-from pipeline.plan import Wanted
+from pipeline.job_plan import Wanted
 from pipeline.planned_job import PlannedJob, carry_out, plan_for
 from pipeline.progress import Tally, show_progress
 from pipeline.recipes import (
@@ -94,7 +94,8 @@ def plan_ingest(
 ) -> PlannedJob:
     """What `ingest` would do; raises `StaleFieldError` as it does."""
     recipes = wanted_recipes(settings, encoders, levels)
-    held = ancestral_recipes(layout, read_ref(layout, "current"))
+    current = read_ref(layout, "current")
+    held = ancestral_recipes(layout, current)
     # Parents too: a level made from other clips must not end up beside these.
     for recipe in recipes.values():
         for part in recipe.with_ancestors():
@@ -111,6 +112,8 @@ def plan_ingest(
         snapshot=snapshot,
         prune=prune,
         is_part=is_part,
+        planned_current=current,
+        may_replace=False,
     )
 
 

@@ -25,9 +25,9 @@ from pipeline.job import (
     SourceUnread,
     whole_clip,
 )
-from pipeline.plan import source_task
 from pipeline.recorded import Recorded
 from pipeline.settings import IngestSettings
+from pipeline.source_rows import source_task
 from pipeline.sources import HashedSource, hash_sources, source_of_uri
 
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,106 +14,17 @@ from numpy.typing import NDArray
 
 from latents.cache.liveness import last_of_each
 from latents.cache.removal import dropped_clips, dropped_digests
-from latents.cache.rows import AnnotationRow, QuarantineRow, SourceRow, TombstoneRow
+from latents.cache.rows import SourceRow
 from latents.cache.snapshot import Snapshot
 from latents.clip import ClipKey, ClipSpec
 from latents.fields import FIELDS, to_compute
-from latents.recipe import Recipe
 from pipeline.decode import SourceTask
 from pipeline.given_up import GivenUp
 from pipeline.holdings import Holdings
+from pipeline.job_plan import CachedWork, FieldPlan, JobPlan, Reason, Wanted
 from pipeline.leaving import leaving_sources
+from pipeline.source_rows import annotation_rows, source_row, source_task
 from pipeline.sources import HashedSource, UnreadableSource
-
-Reason = Literal[
-    "new source", "changed bytes", "new encoder", "new settings", "new level", "unfinished",
-    "retried",
-]  # fmt: skip
-"""Why a field is to be made: a source that was never here; one whose file has other bytes now;
-another encoder or other settings than those of the rows there are; a level that was not made
-before; an interrupted run; a quarantine that was lifted."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
-    """What a run is to make."""
-
-    recipes: Mapping[str, Recipe]
-    """Of each field."""
-    clip: ClipSpec
-    segmentation: str
-    admission: str | None
-    """Digest of what decides whether decoding accepts a clip. None lets earlier verdicts stand."""
-    decode_versions: str
-    encode_versions: str
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """Recipe of each wanted field."""
-        return {field: recipe.digest for field, recipe in self.recipes.items()}
-
-    @property
-    def usable(self) -> dict[str, str]:
-        """Recipe of each field that the wanted ones may be made from, and of themselves."""
-        return {
-            part.field: part.digest
-            for recipe in self.recipes.values()
-            for part in recipe.with_ancestors()
-        }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CachedWork:
-    """Clips to make from fields that the cache holds: all with the same fields in and out."""
-
-    read: tuple[str, ...]
-    make: tuple[str, ...]
-    clips: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FieldPlan:
-    """What happens to one field."""
-
-    num_present: int
-    """Clips of the sources asked for that have it already."""
-    to_encode: Mapping[Reason, int]
-    """Clips that get it, as far as sources have been cut into clips before."""
-    num_uncut: Mapping[Reason, int]
-    """Sources that were never cut, whose clips all get it."""
-    num_leaving: int
-    """Clips that lose it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JobPlan:
-    """What is left to do."""
-
-    to_decode: tuple[SourceTask, ...]
-    """Sources to decode; each content once."""
-    cached: tuple[CachedWork, ...]
-    in_two_parts: frozenset[str]
-    """Clips of which some fields are made from the cache and the others from the source."""
-    fields: Mapping[str, FieldPlan]
-    source_rows: tuple[SourceRow, ...]
-    """Sources whose content is in the cache under another name or time; only noted."""
-    annotation_rows: tuple[AnnotationRow, ...]
-    quarantine_rows: tuple[QuarantineRow, ...]
-    """Sources whose bytes cannot be read."""
-    tombstones: tuple[TombstoneRow, ...]
-    """Sources and their clips that leave."""
-    num_sources: int
-    num_present: int
-    """Sources for which nothing is left to do."""
-    num_quarantined: int
-    """Sources and segments given up before, under these settings and versions."""
-    num_dropped: int
-    """Sources that were taken down, and are passed over."""
-
-    @property
-    def num_cached_clips(self) -> int:
-        """Clips to make without opening a source."""
-        return sum(len(work.clips) for work in self.cached)
 
 
 def plan_job(
@@ -257,22 +167,28 @@ class _Planner:
         undecodable: Set[int | None],
     ) -> tuple[dict[int, tuple[str, ...]], dict[int, tuple[str, ...]]]:
         """Fields to make of each segment of a source, and those of them from the source."""
-        planned: dict[int, tuple[str, ...]] = {}
+        from_cache: dict[int, tuple[str, ...]] = {}
         from_source: dict[int, tuple[str, ...]] = {}
-        for segment in range(known.length):
-            if segment in over:
-                continue
+        for segment in set(range(known.length)) - over:
             held, usable = (kept.get(segment, frozenset()) for kept in (known.held, known.usable))
             make = tuple(field for field in self._wanted.recipes if field not in held)
             cached, rest = _by_origin(make, usable)
+            if cached:
+                from_cache[segment] = cached
             if rest and undecodable.isdisjoint((None, segment)):
                 from_source[segment] = rest
-            if cached:
-                self._add_cached(source.digest, segment, cached, usable)
-            if cached or segment in from_source:
-                planned[segment] = cached + from_source.get(segment, ())
-            if cached and segment in from_source:
-                self.in_two_parts.add(self._clip(source.digest, segment))
+        # Every segment that is decoded gets the fields that any of them lacks.
+        decoded = {field for make in from_source.values() for field in make}
+        for segment, cached in from_cache.items():
+            is_decoded = segment in from_source
+            if make := tuple(f for f in cached if not (is_decoded and f in decoded)):
+                self._add_cached(source.digest, segment, make, known.usable[segment])
+                if is_decoded:
+                    self.in_two_parts.add(self._clip(source.digest, segment))
+        planned = {
+            segment: from_cache.get(segment, ()) + from_source.get(segment, ())
+            for segment in from_cache.keys() | from_source.keys()
+        }
         return planned, from_source
 
     def cached_work(self) -> tuple[CachedWork, ...]:
@@ -432,54 +348,3 @@ def _made_before(snapshot: Snapshot, digests: Sequence[str]) -> dict[str, dict[s
     for source, field, recipe, commit in zip(*columns, strict=True):
         found.setdefault(source, {})[field] = _Made(recipe=recipe, commit=commit)
     return found
-
-
-def source_row(hashed: HashedSource, segmentation: str, num_segments: int) -> SourceRow:
-    """The record of a source whose length is known."""
-    return SourceRow(
-        uri=hashed.source.uri,
-        size=hashed.size,
-        mtime_ns=hashed.mtime_ns,
-        etag="",
-        digest=hashed.digest,
-        segmentation=segmentation,
-        num_segments=num_segments,
-    )
-
-
-def source_task(
-    hashed: HashedSource, *, skip_segments: frozenset[int], fields: tuple[str, ...]
-) -> SourceTask:
-    """The task of decoding a source, less some of its segments."""
-    source = hashed.source
-    return SourceTask(
-        uri=source.uri,
-        path=None if source.path is None else str(source.path),
-        scene=source.scene,
-        digest=hashed.digest,
-        size=hashed.size,
-        mtime_ns=hashed.mtime_ns,
-        skip_segments=skip_segments,
-        fields=fields,
-    )
-
-
-def annotation_rows(
-    sources: Sequence[HashedSource], snapshot: Snapshot
-) -> tuple[AnnotationRow, ...]:
-    """What is said of the sources and is not on record yet."""
-    wanted = {
-        source.digest: AnnotationRow(
-            source=source.digest,
-            label=source.source.annotation.label,
-            caption=source.source.annotation.caption,
-            split=source.source.annotation.split,
-        )
-        for source in sources
-        if source.source.annotation is not None
-    }
-    if not wanted:
-        return ()
-    columns = ("source", "label", "caption", "split")
-    on_record = {AnnotationRow(**row) for row in snapshot.annotations.select(columns).to_pylist()}
-    return tuple(row for row in wanted.values() if row not in on_record)

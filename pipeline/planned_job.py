@@ -13,21 +13,24 @@ import pyarrow.compute as pc
 from latents.cache.checkpoint import make_missing_checkpoints
 from latents.cache.layout import CacheLayout
 from latents.cache.log import CommitLog
-from latents.cache.refs import Ref, move_ref, read_recipe, read_ref, write_recipes, write_ref
+from latents.cache.refs import Ref, read_recipe, write_recipes
 from latents.cache.rows import QuarantineRow, TombstoneRow
 from latents.cache.snapshot import Snapshot, load_snapshot
 from latents.fields import FIELDS, LEVELS, Level, to_compute
 from latents.recipe import Recipe, recipe_differences
 from latents.store.tar_store import TarShardWriter
 from pipeline.committer import Committer
+from pipeline.current_ref import CurrentRef
 from pipeline.decode import SourceTask
 from pipeline.given_up import attempts_so_far, combined_digest
 from pipeline.job import EncodeJob, LatentScale
+from pipeline.job_plan import JobPlan, Reason, Wanted
 from pipeline.leaving import leaving_sources
-from pipeline.plan import JobPlan, Reason, Wanted, plan_job, source_row
+from pipeline.plan import plan_job
 from pipeline.recipes import Encoders, encode_versions, require_fitting
 from pipeline.run import Engine, JobResult, Outcome, run_tasks
 from pipeline.settings import IngestSettings, Precision
+from pipeline.source_rows import source_row
 from pipeline.sources import HashedSource, UnreadableSource
 from pipeline.stages import ClipRejected, SourceFinished
 from pipeline.tasks import Tasks
@@ -48,6 +51,10 @@ class PlannedJob:
     sources: tuple[HashedSource | UnreadableSource, ...]
     plan: JobPlan
     prunes: bool
+    planned_current: Ref | None
+    """What ``refs/current`` was when it was planned."""
+    may_replace: bool
+    """It may put other recipes in the place of the current ones."""
     moves_current: bool
     """A part of a job leaves the ref alone: only the whole of it is complete."""
 
@@ -62,6 +69,8 @@ def plan_for(
     snapshot: Snapshot,
     prune: bool,
     is_part: bool,
+    planned_current: Ref | None,
+    may_replace: bool,
 ) -> PlannedJob:
     """The plan for some sources, as a job that can be carried out.
 
@@ -86,6 +95,8 @@ def plan_for(
             prune=prune,
         ),
         prunes=prune,
+        planned_current=planned_current,
+        may_replace=may_replace,
         moves_current=not is_part,
     )
 
@@ -132,7 +143,12 @@ def carry_out(
         unit=unit,
     )
     num_left = _let_go(job, committer)
-    commit = _move_current(job, outcome) if job.moves_current else CommitLog(layout).head()
+    current = _current_ref(job)
+    commit = (
+        current.move(has_made=bool(outcome.accepted))
+        if job.moves_current
+        else CommitLog(layout, seen=job.snapshot.commit).head()
+    )
     return JobResult(
         num_sources=plan.num_sources,
         num_already_present=plan.num_present,
@@ -146,7 +162,7 @@ def carry_out(
         num_dropped=plan.num_dropped,
         num_clips_left=num_left,
         commit=commit,
-        is_current=_is_current(job),
+        current_stays=current.why_not,
         seconds=time.monotonic() - started,
     )
 
@@ -232,7 +248,7 @@ class _Rejections:
         question, versions = (
             (combined_digest(wanted.digests.values()), wanted.encode_versions)
             if event.stage == "encode"
-            else (wanted.admission or "", wanted.decode_versions)
+            else (wanted.admission, wanted.decode_versions)
         )
         return QuarantineRow(
             event="rejected",
@@ -270,63 +286,15 @@ def _let_go(job: PlannedJob, committer: Committer) -> int:
     return len(pc.unique(rows["clip"].cast(pa.string())))
 
 
-def _move_current(job: PlannedJob, outcome: Outcome) -> int:
-    """Points ``refs/current`` at the log's head and at the wanted recipes; others stay.
-
-    It never moves backwards: another driver may have moved it further meanwhile. Nor does it move
-    to recipes that no clip was made by, nor from recipes that sources outside this job have
-    alone. Where it leaves other recipes, ``refs/previous`` keeps what it was.
-    """
-    head = CommitLog(job.layout, seen=job.snapshot.commit).head()
-    digests = job.wanted.digests
-    made = set(pc.unique(job.snapshot.index["recipe"].cast(pa.string())).to_pylist())
-    if head < 0 or not (outcome.accepted or set(digests.values()) <= made):
-        return head
-    replaced: list[Ref] = []
-
-    def change(current: Ref | None) -> Ref | None:
-        found = dict(current.recipes) if current else {}
-        recipes = _consistent(job.layout, found, job.wanted) | digests
-        replaced[:] = [current] if current and _leaves(found, recipes) else []
-        if replaced and not _covers_record(job):
-            replaced.clear()
-            return None
-        commit = max(head, current.commit) if current else head
-        wanted = Ref(commit=commit, recipes=recipes)
-        return wanted if wanted != current else None
-
-    move_ref(job.layout, "current", change)
-    for ref in replaced:
-        write_ref(job.layout, "previous", ref)
-    return head
-
-
-def _is_current(job: PlannedJob) -> bool:
-    """Whether ``refs/current`` names what this job made."""
-    current = read_ref(job.layout, "current")
-    return current is not None and job.wanted.digests.items() <= dict(current.recipes).items()
-
-
-def _covers_record(job: PlannedJob) -> bool:
-    """Whether every source on record was asked for."""
-    asked = pa.array([source.source.uri for source in job.sources], pa.string())
-    on_record = job.snapshot.sources["uri"]
-    return bool(pc.all(pc.is_in(on_record, value_set=asked), min_count=0).as_py())
-
-
-def _leaves(found: Mapping[str, str], recipes: Mapping[str, str]) -> bool:
-    return any(recipes.get(field) != digest for field, digest in found.items())
-
-
-def _consistent(layout: CacheLayout, found: Mapping[str, str], wanted: Wanted) -> dict[str, str]:
-    """The recipes of a ref that were made from what is wanted now, or from neither."""
-    usable = wanted.usable
-    kept = {}
-    for field, digest in found.items():
-        parts = list(read_recipe(layout, digest).with_ancestors())
-        if all(usable.get(part.field, part.digest) == part.digest for part in parts):
-            kept[field] = digest
-    return kept
+def _current_ref(job: PlannedJob) -> CurrentRef:
+    return CurrentRef(
+        job.layout,
+        job.wanted,
+        job.snapshot,
+        planned=job.planned_current,
+        uris=frozenset(source.source.uri for source in job.sources),
+        may_replace=job.may_replace,
+    )
 
 
 def _num_with_rows(

@@ -17,7 +17,8 @@ from pipeline.settings import IngestSettings
 VIDEO_IMPLEMENTATION = 1
 """Raised when decoding, frame picking or fitting changes its numbers."""
 AUDIO_IMPLEMENTATION = 2
-"""Raised when sound decoding or its alignment changes its numbers."""
+"""Raised when sound decoding or its alignment changes its numbers. Where it moves the frames beside
+which there is sound, so must the one above be: every row records them, and windows lie in them."""
 KL_IMPLEMENTATION = 1
 """Raised when mel images or the encoding of images change their numbers."""
 PERCEPTUAL_IMPLEMENTATION = 1
@@ -166,17 +167,14 @@ def segmentation_digest(settings: IngestSettings) -> str:
 
 
 def admission_digest(settings: IngestSettings) -> str:
-    """What it depends on whether a source or segment is accepted by decoding."""
+    """What it depends on whether a source or segment is accepted by decoding.
+
+    Digest of the clip's recipes and the window's length, ``+``, digest of the sound policy.
+    """
     clip = clip_recipes(settings)
-    return sha256_hex(
-        canonical_json(
-            {
-                "clip": [recipe.digest for recipe in clip.values()],
-                "window_frames": settings.window.frames,
-                "sound": asdict(settings.sound),
-            }
-        )
-    )
+    cut: list[Canonical] = [recipe.digest for recipe in clip.values()]
+    parts = ([*cut, settings.window.frames], asdict(settings.sound))
+    return "+".join(sha256_hex(canonical_json(part)) for part in parts)
 
 
 def library_versions(*names: str) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from latents.cache.drivers import driving
-
 from latents.cache.layout import CacheLayout
+from latents.cache.refs import read_ref
 from latents.cache.snapshot import Snapshot, load_snapshot
 from latents.fields import Level
+from pipeline.decode import SoundPolicy
 from pipeline.ingest import hash_with_progress, known_files, wanted_for
 from pipeline.planned_job import PlannedJob, carry_out, plan_for
 from pipeline.recipes import Encoders, wanted_recipes
@@ -60,7 +61,7 @@ def refresh(
             levels=levels,
             part=part,
         )
-        return carry_out(job, engine=engine, device=device, unit="clips", started=started)
+        return carry_out(job, engine=engine, device=device, unit="tasks", started=started)
 
 
 def plan_refresh(
@@ -74,20 +75,22 @@ def plan_refresh(
     part: tuple[int, int] | None = None,
 ) -> PlannedJob:
     """What `refresh` would do, or `ingest` of these sources."""
+    current = read_ref(layout, "current")
     snapshot = load_snapshot(layout)
     wanted = wanted_for(settings, wanted_recipes(settings, encoders, levels))
     if sources is None:
         recorded = recorded_sources(snapshot, part=part)
-        # Nobody asks again whether the sources are fit to be clips.
         return plan_for(
             recorded,
             layout=layout,
             settings=settings,
             encoders=encoders,
-            wanted=replace(wanted, admission=None),
+            wanted=replace(wanted, keeps_verdicts=settings.sound == SoundPolicy()),
             snapshot=snapshot,
             prune=False,
             is_part=part is not None,
+            planned_current=current,
+            may_replace=True,
         )
     chosen = part_of(sources, part=part[0], num_parts=part[1]) if part else sources
     known = known_files(snapshot, chosen)
@@ -100,6 +103,8 @@ def plan_refresh(
         snapshot=snapshot,
         prune=prune,
         is_part=part is not None,
+        planned_current=current,
+        may_replace=True,
     )
 
 

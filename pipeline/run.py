@@ -55,8 +55,8 @@ class JobResult:
     num_clips_left: int
     """Clips whose sources changed or are gone."""
     commit: int
-    is_current: bool
-    """``refs/current`` names the recipes that this job made."""
+    current_stays: str | None
+    """Why ``refs/current`` was not moved to what this job made; None where it was."""
     seconds: float
 
 

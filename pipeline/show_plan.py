@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline.estimate import Estimate
-from pipeline.plan import FieldPlan
+from pipeline.job_plan import FieldPlan
 from pipeline.planned_job import PlannedJob
 
 

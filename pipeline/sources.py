@@ -227,7 +227,7 @@ def _read_entry(path: Path, number: int, entry: str) -> tuple[str, Annotation | 
     for key, value in said.items():
         if value is not None and not (isinstance(value, str) and _is_utf8(value)):
             raise SourceError(
-                f"{path}, entry {number}: {key} is {str(value)[:100]!r}; wanted a text"
+                f"{path}, entry {number}: {key} is {repr(value)[:100]}; wanted a text"
             )
     return name, Annotation(**said) if any(said.values()) else None
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from latents.clip import ClipKey, ClipSpec, WindowGrid
-from latents.errors import ClipError, ModelError, NonFiniteLatentError, TooShortError
+from latents.errors import ClipError, ConfigError, ModelError, NonFiniteLatentError, TooShortError
 from latents.fields import FIELDS, LEVELS, to_compute
 from latents.mel import MelSpec, downmix, mel_spec, resample, window_image
 from latents.models.kl_vae import Precision, load_kl_vae
@@ -304,7 +304,7 @@ def load_stage(job: EncodeJob, stop: threading.Event | None = None) -> EncodeCli
     Raises:
         ModelError: A model cannot be loaded, or is not the one that the recipes name.
     """
-    configure_torch(job.settings.kl_vae.precision)
+    configure_torch(_precision(job))
     return EncodeClip(
         kl_vae=_load_kl_vae(job) if job.computed & KL_FIELDS else None,
         modal=_load_modal(job) if job.computed & PERCEPTUAL_FIELDS else None,
@@ -313,6 +313,25 @@ def load_stage(job: EncodeJob, stop: threading.Event | None = None) -> EncodeCli
         device=job.device,
         stop=stop,
     )
+
+
+def _precision(job: EncodeJob) -> Precision:
+    """What torch is to be set to, for the whole process, so that each encoder gets its own.
+
+    Raises:
+        ConfigError: One encoder wants TF32 and another full precision.
+    """
+    wanted: set[Precision] = set()
+    if job.computed & KL_FIELDS:
+        wanted.add(job.settings.kl_vae.precision)
+    if job.computed & PERCEPTUAL_FIELDS:
+        wanted.add(job.settings.autoencoder.precision)
+    if {"tf32", "fp32"} <= wanted:
+        raise ConfigError(
+            "kl_vae.precision and autoencoder.precision are tf32 and fp32, which one process "
+            "cannot do at once; make them equal, or make the levels in two runs (--levels)"
+        )
+    return "tf32" if "tf32" in wanted else "fp32"
 
 
 def _load_kl_vae(job: EncodeJob) -> ImageEncoder:

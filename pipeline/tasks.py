@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from latents.cache.reader import CachedClip, ClipRows
 from latents.cache.snapshot import Snapshot
 from pipeline.job import CachedClipTask, Task
-from pipeline.plan import CachedWork, JobPlan, Wanted
+from pipeline.job_plan import CachedWork, JobPlan, Wanted
 
 
 class Tasks(Sequence[Task]):

@@ -111,6 +111,9 @@ def _read_mark(layout: CacheLayout, file: StoredFile) -> Driver | None:
         return None
     try:
         parsed = open_sealed_json(content)
+        numbers = (parsed["pid"], parsed["process_started"], parsed["started"] or 0)
+        if not all(type(number) is int for number in numbers):
+            raise ValueError("a process and a time are numbers")
         return Driver(
             name=file.name,
             role=parsed["role"],

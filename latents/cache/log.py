@@ -7,6 +7,7 @@ n + 1. What no commit names does not exist.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,9 @@ from latents.cache.commit import Commit, check_link, read_commit, read_rows, wri
 from latents.cache.layout import CacheLayout
 from latents.cache.rows import RowKind, TombstoneReason
 from latents.durable import reading_from, writing_to
+from latents.errors import CacheError
+
+_log = logging.getLogger(__name__)
 
 READ_THREADS = 8
 """Commits read at a time: what waits is the disk or the network."""
@@ -108,9 +112,17 @@ class CommitLog:
                 name = self._layout.commit(commit.number)
                 is_ours = self._layout.storage.create(name, commit.to_json())
             if is_ours:
-                if commit.number in checkpoint_numbers(commit.number):
-                    make_checkpoint(self._layout, commit.number)
+                self._make_checkpoint_if_due(commit.number)
                 return commit
+
+    def _make_checkpoint_if_due(self, number: int) -> None:
+        if number not in checkpoint_numbers(number):
+            return
+        try:
+            make_checkpoint(self._layout, number)
+        except CacheError as error:
+            # The commit stands, and the next driver makes what is missing.
+            _log.warning("the checkpoint of commit %d was not written: %s", number, error)
 
     def _catch_up(self, head: int) -> Commit | None:
         """Notes what all commits up to one brought, our own among them; returns that one."""

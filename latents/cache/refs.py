@@ -141,8 +141,12 @@ def require_ref(layout: CacheLayout, name: str) -> Ref:
     if ref is None:
         raise CacheError(
             f"{layout.url} has no ref {name!r}; it has {', '.join(ref_names(layout)) or 'none'}. "
-            "The ref 'current' appears when an ingest has completed: run it again and it goes on "
-            "where it stopped"
+            + (
+                "It appears when an ingest has completed: run it again and it goes on where it "
+                "stopped"
+                if name == "current"
+                else "`mmldm cache refs ls` shows them"
+            )
         )
     return ref
 

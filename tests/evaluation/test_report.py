@@ -25,7 +25,7 @@ from latents.errors import CacheError, ConfigError, ModelError
 from latents.fields import Level
 from latents.models.kl_vae import load_kl_vae
 from latents.models.kl_vae_files import save_autoencoder
-from pipeline.cli import named_encoders
+from pipeline.cli_settings import named_encoders
 from pipeline.engine_local import LocalEngine
 from pipeline.ingest import ingest
 from pipeline.scenes.catalogue import make_scene

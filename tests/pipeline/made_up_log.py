@@ -30,7 +30,8 @@ from latents.models.frozen_modal_encoders import ModalEncoderIdentity, ModalIden
 from latents.models.kl_vae import EncoderIdentity
 from latents.recipe import sha256_hex
 from pipeline.ingest import wanted_for
-from pipeline.plan import JobPlan, Reason, Wanted, plan_job
+from pipeline.job_plan import JobPlan, Reason, Wanted
+from pipeline.plan import plan_job
 from pipeline.recipes import Encoders, wanted_recipes
 from pipeline.settings import IngestSettings
 from pipeline.sources import Annotation, HashedSource, Source, UnreadableSource
@@ -195,7 +196,7 @@ def given_up(
     content: str, segment: int | None, asked: Wanted, *, stage: str = "decode"
 ) -> QuarantineRow:
     """The event of a segment, or of a whole source (None), that a stage gave up."""
-    decoding = asked.admission or "", asked.decode_versions
+    decoding = asked.admission, asked.decode_versions
     encoding = "+".join(sorted(asked.digests.values())), asked.encode_versions
     recipe, versions = encoding if stage == "encode" else decoding
     return QuarantineRow(

@@ -159,6 +159,28 @@ def test_a_rejection_comes_through_with_its_error(unruly: IsolatedDecoder) -> No
     assert str(rejected.error) == "reject: no picture"
 
 
+def test_what_is_no_answer_is_charged_to_its_source_and_never_unpickled(
+    unruly: IsolatedDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clip, rejected, end = decode(unruly, task("1 clips, then pickle"))
+
+    assert (clip.segment, rejected.segment) == (0, 1)
+    assert isinstance(rejected.error, DecoderCrashedError)
+    assert "the decoder's process gave what is no answer: its header" in str(rejected.error)
+    assert end == SourceDecoded(num_segments=2)
+    assert list(tmp_path.iterdir()) == []
+    assert is_usable(unruly)
+
+
+def test_a_decoder_that_stops_in_the_middle_of_a_message_is_killed() -> None:
+    with start("misbehave", time_limit_seconds=0.5) as decoder:
+        rejected, _ = decode(decoder, task("stop in the middle"))
+
+        assert isinstance(rejected.error, DecodeTimeoutError)
+        assert is_usable(decoder)
+
+
 def test_our_own_fault_is_raised_with_its_traceback(unruly: IsolatedDecoder) -> None:
     with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug of ours"):
         decode(unruly, task("1 clips, then fail"))

@@ -8,7 +8,7 @@ import pytest
 
 from latents.cache.rows import AnnotationRow, QuarantineRow, TombstoneRow
 from pipeline.given_up import attempts_so_far
-from pipeline.plan import CachedWork, Wanted
+from pipeline.job_plan import CachedWork, Wanted
 from pipeline.sources import Annotation
 from tests.pipeline.made_up_log import (
     MadeUpLog,
@@ -358,10 +358,14 @@ def test_other_versions_or_settings_of_decoding_try_again(asked: Wanted) -> None
     assert len(plan([hashed("a", "A")], log, asked).to_decode) == 1
 
 
-def test_a_refresh_of_what_is_on_record_lets_any_verdict_stand() -> None:
+def test_verdicts_of_another_sound_policy_stand_where_they_are_kept() -> None:
     log = MadeUpLog([given_up("A", None, WANTED)])
-    asked = replace(wanted("sound.missing=silence"), admission=None)
-    assert plan([hashed("a", "A")], log, asked).to_decode == ()
+    sound, cut = (
+        plan([hashed("a", "A")], log, replace(wanted(override), keeps_verdicts=True))
+        for override in ("sound.missing=silence", "window.frames=8")
+    )
+    assert (sound.to_decode, sound.num_quarantined) == ((), 1)
+    assert len(cut.to_decode) == 1
 
 
 def test_a_segment_given_up_is_skipped_and_its_neighbours_are_made() -> None:
@@ -380,7 +384,7 @@ def test_segments_given_up_count_as_quarantined_in_every_run() -> None:
 def test_what_cannot_be_decoded_is_still_made_from_the_cache() -> None:
     # A refresh with other frames failed; the latents of before are still good for others.
     log = MadeUpLog(ONE_CLIP, [given_up("A", None, WANTED)])
-    asked = replace(wanted(levels=("kl", "perceptual")), admission=None)
+    asked = wanted(levels=("kl", "perceptual"))
     found = plan([hashed("a", "A")], log, asked)
     assert [work.make for work in found.cached] == [PERCEPTUAL]
     assert found.to_decode == ()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from latents.cache.rows import LatentRow, Row, TombstoneRow
 from latents.fields import LEVELS, Level
-from pipeline.plan import JobPlan, Wanted
+from pipeline.job_plan import JobPlan, Wanted
 from pipeline.sources import HashedSource, UnreadableSource
 from tests.pipeline.made_up_log import (
     MadeUpLog,
@@ -90,18 +90,19 @@ def wants() -> st.SearchStrategy[Wanted]:
 
 @st.composite
 def jobs(draw: st.DrawFn, *, max_runs: int = 5) -> list[Run]:
-    """Runs on one cache, of few kinds, so that one often goes on where another was killed."""
-    contents = st.none() | st.sampled_from(CONTENTS)
-    files = st.lists(contents, min_size=1, max_size=len(NAMES))
+    """Runs on one cache, so alike that one often goes on where another was killed."""
+    contents = st.sampled_from([None, *CONTENTS])
+    files = st.lists(contents, min_size=2, max_size=len(NAMES))
+    named = files.map(lambda found: dict(zip(NAMES, found, strict=False)))
     run = st.builds(
         Run,
-        files=files.map(lambda found: dict(zip(NAMES, found, strict=False))),
+        files=st.sampled_from(draw(st.lists(named, min_size=1, max_size=2))),
         asked=st.sampled_from(draw(st.lists(wants(), min_size=1, max_size=3))),
         prune=st.booleans(),
-        num_clips=st.none() | st.integers(0, 5),
-        dropped=st.sampled_from([None, None, None, *CONTENTS]),
+        num_clips=st.sampled_from([None, None, None, 0, 1, 2, 3, 5]),
+        dropped=st.sampled_from([None] * 10 + [*CONTENTS]),
     )
-    return draw(st.lists(run, min_size=1, max_size=max_runs))
+    return draw(st.lists(run, min_size=2, max_size=max_runs))
 
 
 class Worker:

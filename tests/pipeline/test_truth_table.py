@@ -18,6 +18,7 @@ from latents.cache.reader import open_cache
 from latents.fields import LEVELS, Level
 from latents.models.kl_vae import load_kl_vae
 from latents.models.kl_vae_files import save_autoencoder
+from pipeline.plan import Reason
 from pipeline.synth import synthesise
 from tests.pipeline.small_jobs import (
     ALL_LEVELS,
@@ -139,6 +140,7 @@ class Cell:
     """KL images of each clip."""
     opens: bool = False
     """Whether videos are opened though the clip level is kept."""
+    reason: Reason = "new settings"
 
 
 def setting(*overrides: str, autoencoder: str = "autoencoder") -> Callable[..., SmallJob]:
@@ -183,14 +185,25 @@ CELLS = {
     ),
     "stride": Cell(change=setting("window.stride=8"), makes=(KL_AUDIO, *PERCEPTUAL), images=2),
     "KL-VAE encoder": Cell(
-        change=encoder(kl_vae="other_kl_vae"), makes=(*KL, *PERCEPTUAL), images=NUM_FRAMES + 1
+        change=encoder(kl_vae="other_kl_vae"),
+        makes=(*KL, *PERCEPTUAL),
+        images=NUM_FRAMES + 1,
+        reason="new encoder",
     ),
     "KL-VAE decoder": Cell(change=encoder(kl_vae="tuned_decoder"), makes=()),
     "projectors, heads, UNet, discriminator, average": Cell(
         change=encoder(autoencoder="other_parts"), makes=()
     ),
-    "video encoder": Cell(change=encoder(autoencoder="other_video_encoder"), makes=(VIDEO,)),
-    "audio encoder": Cell(change=encoder(autoencoder="other_audio_encoder"), makes=(AUDIO,)),
+    "video encoder": Cell(
+        change=encoder(autoencoder="other_video_encoder"),
+        makes=(VIDEO,),
+        reason="new encoder",
+    ),
+    "audio encoder": Cell(
+        change=encoder(autoencoder="other_audio_encoder"),
+        makes=(AUDIO,),
+        reason="new encoder",
+    ),
 }
 
 
@@ -212,6 +225,11 @@ def test_a_change_of_settings_or_weights_makes_these_fields_and_no_others(
     opens = cell.opens or (not is_kept and cell.images > 0)
     assert done.result.num_videos_opened == (NUM_VIDEOS if opens else 0)
     assert done.left == ()
+    plans = done.planned.plan.fields.values()
+    reasons = {reason for one in plans for reason in (*one.to_encode, *one.num_uncut)}
+    # Windows of another length or size need other encoders too.
+    assert reasons <= {cell.reason, "new encoder"}
+    assert (cell.reason in reasons) == bool(made)
     for level in job.levels:
         assert len(open_cache(cache.layout.url, level=level)) == NUM_VIDEOS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 import time
@@ -46,6 +47,13 @@ def misbehave(
             os._exit(3)
         case "hang":
             time.sleep(60)
+        case "pickle":
+            # Of something that makes the file "unpickled" in the working folder.
+            os.write(int(sys.argv[2]), pickle.dumps(_Payload()))
+            time.sleep(60)
+        case "stop in the middle":
+            os.write(int(sys.argv[2]), b"\x10\x00\x00\x00{")
+            time.sleep(60)
         case "work slowly":
             for _ in range(6):
                 time.sleep(0.25)
@@ -55,6 +63,11 @@ def misbehave(
         case "reject":
             yield SegmentRejected(segment=None, error=DecodeError(source.uri, "no picture"))
     yield SourceDecoded(num_segments=int(num_clips or 0))
+
+
+class _Payload:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch unpickled",)
 
 
 def count_clips(source: SourceTask, **_: object) -> Iterator[DecodeEvent]:
