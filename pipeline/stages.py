@@ -345,7 +345,7 @@ def _load_modal(job: EncodeJob) -> WindowEncoder:
     settings = job.settings.autoencoder
     assert job.modal_encoders is not None
     if not settings.source:
-        raise ModelError(
+        raise ConfigError(
             "the perceptual level is made by modal encoders, and none were named; name the folder "
             f"of those with weights {job.modal_encoders[0][:12]} with --autoencoder, or leave the "
             "level out with --levels kl"
