@@ -29,6 +29,8 @@ from latents.cache.layout import create_cache
 from latents.cache.local_storage import LocalStorage
 
 LIBRARIES = ("pyarrow", "numpy")
+BUSY_SHARE = 0.2
+"""Of all processors' time; with more than this, others are measured too."""
 
 
 def build(root: Path, num_rows: int) -> Figures:
@@ -56,13 +58,33 @@ def run_step(root: Path, name: str, *arguments: str) -> Figures:
     return {**figures, "peak_rss_bytes": peak_rss_bytes()}
 
 
-def measure_size(root: Path, num_rows: int) -> Figures:
+def wait_until_idle(patience_seconds: float) -> None:
+    """Returns when the processors have little else to do, or patience has run out."""
+    stop = time.monotonic() + patience_seconds
+    while time.monotonic() < stop:
+        before = processor_ticks()
+        time.sleep(1)
+        idle, total = (now - then for now, then in zip(processor_ticks(), before, strict=True))
+        if 1 - idle / total < BUSY_SHARE:
+            return
+
+
+def processor_ticks() -> tuple[int, int]:
+    """Idle and all time of the processors since the machine started."""
+    ticks = [int(text) for text in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
+
+
+def measure_size(root: Path, num_rows: int, *, patience_seconds: float) -> Figures:
     """Every step at one size; of several runs the fastest, whose memory is the largest of all."""
     built = in_child(root, "build", str(num_rows))
     found: Figures = {"build": rounded(built)}
     for name, step in STEPS.items():
         if step.first <= num_rows <= step.last:
-            runs = [in_child(root, name) for _ in range(step.num_runs)]
+            runs = []
+            for _ in range(step.num_runs):
+                wait_until_idle(patience_seconds)
+                runs.append(in_child(root, name))
             best = min(runs, key=lambda figures: float(figures["seconds"]))
             peak = max(figures["peak_rss_bytes"] for figures in runs)
             found[name] = rounded({**best, "peak_rss_bytes": peak})
@@ -111,14 +133,14 @@ def growth(sizes: dict[int, Figures], name: str) -> Figures:
     }
 
 
-def measure_all(root: Path, largest: int) -> Figures:
+def measure_all(root: Path, largest: int, *, patience_seconds: float) -> Figures:
     """Builds and measures every size up to the largest."""
     log, smallest = root / "log", root / "smallest"
     create_cache(log)
     loads = [os.getloadavg()[0]]
     sizes: dict[int, Figures] = {}
     for num_rows in (size for size in SIZES if size <= largest):
-        sizes[num_rows] = measure_size(log, num_rows)
+        sizes[num_rows] = measure_size(log, num_rows, patience_seconds=patience_seconds)
         loads.append(os.getloadavg()[0])
         if not smallest.exists():
             shutil.copytree(log, smallest)
@@ -144,6 +166,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, help="where the log is built; default: temporary")
     parser.add_argument("--largest", type=int, default=SIZES[-1], help="most latents rows")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=0,
+        help="longest wait for idle processors before each run, in seconds",
+    )
     parser.add_argument("--json", action="store_true", help="one line on standard output")
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -152,7 +180,7 @@ def main() -> None:
         return
     root = Path(tempfile.mkdtemp(dir=arguments.folder, prefix="scale-"))
     try:
-        figures = measure_all(root, arguments.largest)
+        figures = measure_all(root, arguments.largest, patience_seconds=arguments.patience)
     finally:
         shutil.rmtree(root)
     write_result("scale", figures, libraries=LIBRARIES, as_line=arguments.json)

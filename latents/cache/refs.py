@@ -142,8 +142,8 @@ def require_ref(layout: CacheLayout, name: str) -> Ref:
         raise CacheError(
             f"{layout.url} has no ref {name!r}; it has {', '.join(ref_names(layout)) or 'none'}. "
             + (
-                "It appears when an ingest has completed: run it again and it goes on where it "
-                "stopped"
+                "The ref 'current' appears when an ingest has completed: run it again and it goes "
+                "on where it stopped"
                 if name == "current"
                 else "`mmldm cache refs ls` shows them"
             )

@@ -20,10 +20,10 @@ TRIALS = "tests.latents.parquet_mutations"
 
 
 def test_hostile_rows_are_refused_or_rows() -> None:
-    outcomes = run_trials(f"{TRIALS}:read_hostile_rows", seeds=range(1500))
+    outcomes = run_trials(f"{TRIALS}:read_hostile_rows", seeds=range(1200))
 
-    assert outcomes["refused"] > 750
-    assert outcomes["same"] > 300
+    assert outcomes["refused"] > 600
+    assert outcomes["same"] > 250
     assert outcomes["other"] > 10
 
 

@@ -33,7 +33,7 @@ from pipeline.settings import AutoencoderSettings, IngestSettings
 from pipeline.sources import Source, find_sources
 
 ALL_LEVELS: tuple[Level, ...] = ("clip", "kl", "perceptual")
-SMALL = ("clip.size=64", "window.stride=16", "run.workers=1", "run.device=cpu")
+SMALL = ("clip.size=32", "window.stride=16", "run.workers=1", "run.device=cpu")
 
 
 class DecodesInProcess:
@@ -55,7 +55,7 @@ def make_autoencoder(
     video_seed: int = 0,
     audio_seed: int = 0,
     frames: int = 16,
-    latent_size: int = 8,
+    latent_size: int = 4,
     others: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
     """A folder with tiny modal encoders for KL latents of a size, and parts that are not read."""

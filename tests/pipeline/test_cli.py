@@ -17,7 +17,7 @@ from latents.models.kl_vae import KLVAE
 from pipeline.synth import synthesise
 from tests.pipeline.small_jobs import DecodesInProcess, make_autoencoder
 
-SMALL = ("--set", "clip.size=64", "--set", "window.stride=16", "--workers", "1")
+SMALL = ("--set", "clip.size=32", "--set", "window.stride=16", "--workers", "1")
 KL, PERCEPTUAL = ("kl.video", "kl.audio"), ("perceptual.video", "perceptual.audio")
 
 
@@ -262,7 +262,7 @@ def test_windows_that_the_autoencoder_cannot_read_are_refused_before_any_work(
     message = command.error("ingest", "scenes:0:1:2", *named, "--set", "clip.size=128")
 
     assert command.status == 2
-    assert "KL latents of 8 x 8" in message
+    assert "KL latents of 4 x 4" in message
     assert CommitLog(find_cache(command.cache)).head() == -1
 
 
@@ -275,7 +275,7 @@ def test_why_tells_the_chain_for_people_and_machines(
     command("ingest", "scenes:0:1:2", "--kl-vae", str(small_kl_vae), *SMALL)
 
     text = command("cache", "why", "scenes:0:0:2", "--kl-vae", str(other_kl_vae))
-    assert "kl.video  20x8x8x8" in text
+    assert "kl.video  20x8x4x4" in text
     assert "named by current" in text
     assert "differs: kl.video kl_vae weights" in text
     origin = command.json("cache", "why", "scenes:0:0:2")

@@ -185,8 +185,8 @@ def test_a_mutilated_message_is_another_that_could_be_or_none(name: str) -> None
 @pytest.mark.parametrize(
     "changes",
     [
-        {"frames": [16, 3, 8, 8]},
-        {"frames": [0, 3, 8, 8]},
+        {"frames": [16, 3, 8, 8], "waveform": [2, 1600]},
+        {"frames": [0, 3, 8, 8], "waveform": [2, 0]},
         {"frames": [12, 3, 8, 2**40]},
         {"frames": [2**40, 3, 8, 8]},
         {"frames": [12, 3, 8]},

@@ -30,7 +30,7 @@ from tests.pipeline.small_jobs import (
 )
 
 NUM_VIDEOS = 2
-NUM_FRAMES = 30
+NUM_FRAMES = 20
 """Of each video; at a stride of 16 there is one window."""
 
 CLIP, KL, PERCEPTUAL = (LEVELS[level] for level in ALL_LEVELS)
@@ -58,8 +58,8 @@ class Models:
     other_audio_encoder: Path
     other_parts: Path
     """The encoders of the first among other projectors, heads, discriminators and averages."""
-    smaller_latents: Path
-    """For pictures of 32 x 32."""
+    larger_latents: Path
+    """For pictures of 64 x 64."""
     shorter_windows: Path
     """For windows of 8 frames."""
 
@@ -82,7 +82,7 @@ def models(
         other_video_encoder=make_autoencoder(folder / "video", video_seed=1),
         other_audio_encoder=make_autoencoder(folder / "audio", audio_seed=1),
         other_parts=make_autoencoder(folder / "parts", others=other_parts(1)),
-        smaller_latents=make_autoencoder(folder / "size", latent_size=4),
+        larger_latents=make_autoencoder(folder / "size", latent_size=8),
         shorter_windows=make_autoencoder(folder / "frames", frames=8),
     )
 
@@ -164,7 +164,7 @@ def encoder(**models_by_role: str) -> Callable[..., SmallJob]:
 CELLS = {
     "mel": Cell(change=setting("mel.name=audioldm16k"), makes=(KL_AUDIO, AUDIO), images=1),
     "size": Cell(
-        change=setting("clip.size=32", autoencoder="smaller_latents"),
+        change=setting("clip.size=64", autoencoder="larger_latents"),
         makes=(CLIP_VIDEO, KL_VIDEO, VIDEO),
         images=NUM_FRAMES,
         opens=True,
@@ -175,15 +175,15 @@ CELLS = {
         images=NUM_FRAMES,
         opens=True,
     ),
-    "fps": Cell(  # 18 frames, one window
-        change=setting("clip.fps=6"), makes=(*CLIP, *KL, *PERCEPTUAL), images=18 + 1, opens=True
+    "fps": Cell(  # 16 frames, one window
+        change=setting("clip.fps=8"), makes=(*CLIP, *KL, *PERCEPTUAL), images=16 + 1, opens=True
     ),
-    "frames": Cell(  # windows at 0 and 16
+    "frames": Cell(  # windows at 0 and 8
         change=setting("window.frames=8", "window.stride=8", autoencoder="shorter_windows"),
         makes=(KL_AUDIO, *PERCEPTUAL),
-        images=3,
+        images=2,
     ),
-    "stride": Cell(change=setting("window.stride=8"), makes=(KL_AUDIO, *PERCEPTUAL), images=2),
+    "stride": Cell(change=setting("window.stride=4"), makes=(KL_AUDIO, *PERCEPTUAL), images=2),
     "KL-VAE encoder": Cell(
         change=encoder(kl_vae="other_kl_vae"),
         makes=(*KL, *PERCEPTUAL),
@@ -239,7 +239,7 @@ def test_going_back_to_settings_that_were_left_makes_and_opens_nothing(
 ) -> None:
     cache = SmallCache(shutil.copytree(ingested[False], tmp_path / "cache"))
     job = base_job(models, NOT_KEPT)
-    cache.refresh(replace(job, overrides=("clip.fps=6",)))
+    cache.refresh(replace(job, overrides=("clip.fps=8",)))
 
     done = cache.refresh(job)
 
