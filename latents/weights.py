@@ -70,9 +70,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         found = found["state_dict"]
     if not isinstance(found, dict):
         raise ModelError(f"{path}: it holds a {type(found).__name__}, not named tensors")
-    tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    named = {name: value for name, value in found.items() if isinstance(name, str)}
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise ModelError(f"{path}: it holds no tensors, only {sorted(map(str, found))[:5]}")
+        raise ModelError(f"{path}: it holds no tensors, only {sorted(named)[:5]!s:.200}")
     odd = next((name for name, tensor in tensors.items() if not _is_stored(tensor)), None)
     if odd is not None:
         raise ModelError(f"{path}: {odd[:100]} is no array of values that the file holds")

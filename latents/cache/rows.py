@@ -227,7 +227,8 @@ def read_parquet(content: bytes, wanted: pa.Schema) -> pa.Table:
         ValueError: This is not Parquet, has other columns, or claims to be larger than any file
             of rows is.
     """
-    as_codes = [field.name for field in wanted if pa.types.is_dictionary(field.type)]
+    # Each text once, however many rows a few bytes say have it.
+    as_codes = [field.name for field in wanted if _is_text(field.type)]
     try:
         metadata = pq.read_metadata(io.BytesIO(content))
         names = metadata.schema.to_arrow_schema().names
@@ -240,10 +241,28 @@ def read_parquet(content: bytes, wanted: pa.Schema) -> pa.Table:
         if claimed > MAX_TABLE_BYTES or num_rows > MAX_TABLE_ROWS:
             raise ValueError(f"it claims to hold {num_rows} rows in {claimed} bytes")
         file = pq.ParquetFile(io.BytesIO(content), metadata=metadata, read_dictionary=as_codes)
-        return file.read(use_threads=False).cast(wanted)
+        table = file.read(use_threads=False)
+        table.validate(full=True)  # text that is not UTF-8, codes that stand for none
+        num_bytes = sum(_text_bytes(table[f.name]) for f in wanted if pa.types.is_string(f.type))
+        if num_bytes > MAX_TABLE_BYTES:
+            raise ValueError(f"it claims to hold {num_bytes} bytes of text")
+        return table.cast(wanted)
     except (pa.ArrowException, OSError) as error:
         first_line = str(error).partition("\n")[0]
         raise ValueError(f"it cannot be read as rows: {first_line}") from error
+
+
+def _is_text(of_type: pa.DataType) -> bool:
+    return bool(pa.types.is_string(of_type) or pa.types.is_dictionary(of_type))
+
+
+def _text_bytes(column: pa.ChunkedArray) -> int:
+    """Bytes of a text column once every row has its own."""
+    num_bytes = 0
+    for chunk in column.chunks:
+        lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
+        num_bytes += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+    return num_bytes
 
 
 def check_rows(kind: str, table: pa.Table) -> None:

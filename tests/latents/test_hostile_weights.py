@@ -145,6 +145,17 @@ def test_a_tensor_of_more_values_than_the_file_holds_is_refused(
     assert growth_of(load) < 64
 
 
+def test_names_that_double_with_each_level_are_not_written_out(tmp_path: Path) -> None:
+    name: tuple[Any, ...] = ()
+    for _ in range(18):
+        name = (name, name)
+    torch.save({name: 1}, tmp_path / "model.ckpt")
+
+    with pytest.raises(ModelError, match="it holds no tensors") as caught:
+        load_tensors(tmp_path / "model.ckpt")
+    assert len(str(caught.value)) < 1000
+
+
 def test_a_compressed_checkpoint_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
     torch.save({"encoder.weight": torch.zeros(2**25)}, tmp_path / "large.ckpt")
