@@ -112,8 +112,10 @@ def _read_mark(layout: CacheLayout, file: StoredFile) -> Driver | None:
     try:
         parsed = open_sealed_json(content)
         numbers = (parsed["pid"], parsed["process_started"], parsed["started"] or 0)
-        if not all(type(number) is int for number in numbers):
+        if not all(type(number) is int and -1 <= number < 2**53 for number in numbers):
             raise ValueError("a process and a time are numbers")
+        if not 0 < parsed["pid"] < 2**31:
+            raise ValueError("no process has this number")
         return Driver(
             name=file.name,
             role=parsed["role"],

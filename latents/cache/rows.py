@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -273,6 +273,20 @@ def check_rows(kind: str, table: pa.Table) -> None:
         _check_tombstones(table)
 
 
+_COUNTS = (
+    "segment",
+    "start_frame",
+    "fps",
+    "window_frames",
+    "window_stride",
+    "window_first_frame",
+    "num_windows",
+    "sample_rate",
+    "sound_first_frame",
+    "sound_stop_frame",
+)
+
+
 def _check_latents(table: pa.Table) -> None:
     """Refuses rows that would lead a reader out of the cache or beyond its checksums."""
     checks: dict[str, Callable[[], Any]] = {
@@ -280,6 +294,7 @@ def _check_latents(table: pa.Table) -> None:
         "recipe": lambda: pc.match_substring_regex(table["recipe"], _SHA256),
         "source": lambda: pc.match_substring_regex(table["source"], _SHA256),
         "offset": lambda: pc.greater_equal(table["offset"], 0),
+        **{name: partial(_is_count, table[name]) for name in _COUNTS},
         "dtype": lambda: pc.is_in(table["dtype"], value_set=pa.array(DTYPES)),
         "number of axes": lambda: pc.is_in(
             pc.list_value_length(table["shape"]), value_set=pa.array(range(1, 6), pa.int32())
@@ -301,6 +316,10 @@ def _check_tombstones(table: pa.Table) -> None:
         raise ValueError("tombstones have a reason that is not known here")
     if pc.any(pc.and_(pc.is_valid(table["clip"]), pc.is_null(table["source"]))).as_py():
         raise ValueError("tombstones name a clip without its source")
+
+
+def _is_count(numbers: Any) -> Any:
+    return pc.fill_null(_is_between(numbers, 0, 2**31 - 1), True)
 
 
 def _is_between(numbers: Any, low: int, high: int) -> Any:
