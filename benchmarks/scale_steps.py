@@ -205,10 +205,10 @@ STEPS = {
     "open_without_checkpoints": Step(
         measure=measure_open_without_checkpoints, last=WITHOUT_CHECKPOINTS_UP_TO
     ),
-    "plan_all_present": Step(measure=partial(measure_plan, new_every=None), num_runs=2),
-    "plan_one_percent_new": Step(measure=partial(measure_plan, new_every=100), num_runs=2),
     "commit": Step(measure=measure_commit),
     "checkpoint_by_commit": Step(measure=measure_checkpoint, first=10**6, num_runs=1),
     "rows_of_one_recipe": Step(measure=measure_rows_of, last=ROWS_OF_UP_TO),
     "head": Step(measure=measure_head),
+    "plan_all_present": Step(measure=partial(measure_plan, new_every=None), num_runs=2),
+    "plan_one_percent_new": Step(measure=partial(measure_plan, new_every=100), num_runs=2),
 }

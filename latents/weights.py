@@ -64,7 +64,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         found = _load_checkpoint(path)
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: the weights cannot be read: {_first_line(error)}") from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]

@@ -78,10 +78,41 @@ def test_a_folder_of_other_things_is_not_made_a_cache(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("verb", ["ls", "inspect", "verify", "quarantine ls"])
-def test_a_cache_that_is_not_there_is_named(
-    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_perceptual_level_without_its_encoders_says_what_to_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, (line,) = run(capsys, "cache", *verb.split(), "--cache", str(tmp_path / "none"))
+    options = ("--cache", str(tmp_path / "c"), "--levels", "kl,perceptual")
+    for command in ("plan", "ingest"):
+        status, (line,) = run(capsys, command, "scenes:0:1", *options)
+        assert status == 2
+        assert "name its folder with --autoencoder" in line
+
+
+def test_an_autoencoder_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--cache", str(tmp_path / "c"), "--autoencoder", str(tmp_path / "gone"))
+    status, (line,) = run(capsys, "ingest", "scenes:0:1", *options)
+    assert status == 1
+    assert "gone: no autoencoder; wanted config.json and model.safetensors" in line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cache ls",
+        "cache inspect",
+        "cache verify",
+        "cache why scenes:0:0:4",
+        "cache quarantine ls",
+        "plan",
+        "refresh",
+    ],
+)
+def test_a_cache_that_is_not_there_is_named(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, (line,) = run(capsys, *command.split(), "--cache", str(tmp_path / "none"))
     assert status == 1
     assert "is not a cache" in line
+    assert not (tmp_path / "none").exists()

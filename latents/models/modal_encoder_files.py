@@ -226,8 +226,9 @@ def _read_tensors(path: Path, *, saved_with: str) -> dict[str, Tensor]:
             found = (file.metadata() or {}).get(_SAVED_WITH, saved_with)
             names = [name for name in file.keys() if name.split(".")[0] in (_VIDEO, _AUDIO)]  # noqa: SIM118
             tensors = {name: file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path}: the weights cannot be read: {error}") from error
+    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        found = str(error).partition("\n")[0]
+        raise ModelError(f"{path}: the weights cannot be read: {found}") from error
     if found != saved_with:
         raise ModelError(
             f"{path}: these weights were saved with another config than the {CONFIG_FILE} beside "

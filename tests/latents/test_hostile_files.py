@@ -17,7 +17,7 @@ from latents.cache.checkpoint import Checkpoint, read_checkpoint
 from latents.cache.commit import Commit, RowFile, read_commit
 from latents.cache.driver_marks import read_marks, write_mark
 from latents.cache.layout import CacheLayout, check_format
-from latents.cache.refs import ancestral_recipes, read_recipe, read_ref, ref_names
+from latents.cache.refs import ancestral_recipes, read_recipe, read_ref
 from latents.cache.snapshot import load_snapshot
 from latents.cache.storage import StoredFile
 from latents.errors import CacheError, ConfigError, DamagedError, LatentError
@@ -276,12 +276,6 @@ def test_a_commit_names_no_rows_outside_the_cache(sha256: str) -> None:
 def test_a_ref_of_such_a_name_is_not_looked_for(name: str) -> None:
     with pytest.raises(ConfigError, match="no name for a ref"):
         read_ref(layout_of({}), name)
-
-
-def test_files_of_other_names_among_the_refs_are_not_refs() -> None:
-    files = dict.fromkeys(("refs/../x.json", "refs/.json", "refs/a/b.json", "refs/a.txt"), b"")
-
-    assert ref_names(layout_of(files)) == []
 
 
 @pytest.mark.parametrize("commit", [10**12, 2**63, 10**30, -2, True, None, "1", 0.5])

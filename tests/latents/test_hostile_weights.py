@@ -200,6 +200,21 @@ def test_a_claim_that_the_bytes_do_not_bear_out_is_refused(
     assert growth_of(load) < 64
 
 
+@pytest.mark.parametrize("name", ["empty", "video_encoder.query_frame"])
+def test_a_tensor_of_no_values_may_not_have_an_axis_beyond_measure(
+    modal_folder: Path, tmp_path: Path, name: str
+) -> None:
+    claims = {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(with_header(json.dumps({name: claims}).encode(), b""))
+    (tmp_path / "config.json").write_bytes((modal_folder / "config.json").read_bytes())
+
+    with pytest.raises(ModelError, match="the weights cannot be read"):
+        load_tensors(path)
+    with pytest.raises(ModelError, match="the weights"):
+        load_modal_encoders(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def modal_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("modal") / "A"
