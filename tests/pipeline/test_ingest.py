@@ -75,6 +75,7 @@ def test_the_number_of_workers_does_not_change_a_byte(tmp_path: Path, small_kl_v
     assert content(tmp_path / "1") == content(tmp_path / "3")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_ray_and_in_process_give_the_same_content(tmp_path: Path, small_kl_vae: Path) -> None:
     options = ("--levels", "clip,kl")
