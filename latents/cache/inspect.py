@@ -18,6 +18,7 @@ from latents.cache.reader import CachedLevel
 from latents.cache.refs import Ref, read_ref
 from latents.cache.rows import DTYPES
 from latents.cache.snapshot import Snapshot, content_digest, load_snapshot
+from latents.errors import CacheError
 from latents.fields import FIELDS, LEVELS
 
 _ITEM_BYTES = np.array([np.dtype(name).itemsize for name in DTYPES])
@@ -172,6 +173,11 @@ def _channel_moments(
 def _lists(column: pa.ChunkedArray) -> NDArray[Any]:
     """Lists of one length, (row, element)."""
     flat: NDArray[Any] = pc.list_flatten(column).to_numpy()
+    if len(pc.unique(pc.list_value_length(column))) != 1:
+        raise CacheError(
+            "rows of one recipe have sums of different numbers of channels; what wrote them is at "
+            "fault. `mmldm cache verify` says what else is wrong"
+        )
     return flat.reshape(len(column), -1)
 
 
