@@ -243,7 +243,7 @@ def read_parquet(content: bytes, wanted: pa.Schema) -> pa.Table:
         file = pq.ParquetFile(io.BytesIO(content), metadata=metadata, read_dictionary=as_codes)
         table = file.read(use_threads=False)
         table.validate(full=True)  # text that is not UTF-8, codes that stand for none
-        num_bytes = sum(_text_bytes(table[f.name]) for f in wanted if pa.types.is_string(f.type))
+        num_bytes = sum(_text_bytes(f.name, table) for f in wanted if pa.types.is_string(f.type))
         if num_bytes > MAX_TABLE_BYTES:
             raise ValueError(f"it claims to hold {num_bytes} bytes of text")
         return table.cast(wanted)
@@ -256,8 +256,11 @@ def _is_text(of_type: pa.DataType) -> bool:
     return bool(pa.types.is_string(of_type) or pa.types.is_dictionary(of_type))
 
 
-def _text_bytes(column: pa.ChunkedArray) -> int:
-    """Bytes of a text column once every row has its own."""
+def _text_bytes(name: str, table: pa.Table) -> int:
+    """Bytes of a text column, read as codes, once every row has its own text."""
+    column = table[name]
+    if not pa.types.is_dictionary(column.type):
+        raise ValueError(f"it cannot be read as rows: {name} is {column.type}, not text")
     num_bytes = 0
     for chunk in column.chunks:
         lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,6 @@ from latents.errors import CacheError
 from tests.pipeline.crash_job import (
     NUM_SOURCES,
     digest_of,
-    forkserver,
     ingest_slowly,
     run_ingest,
     write_sources,
@@ -118,16 +118,18 @@ def test_an_upload_that_is_denied_stops_the_job_and_leaves_the_cache_intact(
 def test_drivers_racing_in_a_bucket_lose_and_double_nothing(
     s3_url: str, sources: Path, in_a_folder: str
 ) -> None:
+    # Not the server of forks: it may have been started before the environment named the store.
+    processes = multiprocessing.get_context("spawn")
     drivers = [
-        forkserver().Process(target=ingest_slowly, args=(s3_url, sources, 0.02)) for _ in range(3)
+        processes.Process(target=ingest_slowly, args=(s3_url, sources, 0.02)) for _ in range(3)
     ]
     for driver in drivers:
         driver.start()
     for driver in drivers:
         driver.join()
 
-    layout = find_cache(s3_url)
     assert [driver.exitcode for driver in drivers] == [0, 0, 0]
+    layout = find_cache(s3_url)
     assert digest_of(s3_url) == in_a_folder
     collect_garbage(layout, plan_gc(layout, grace_seconds=0), run={})
     assert verify_cache(layout) == []
