@@ -60,10 +60,10 @@ class GivenUp:
         """Segments of a source that the encoders gave up."""
         return frozenset(s for s in self._given_up(source, "encode") if s is not None)
 
-    def num_rejected(self, source: HashedSource) -> int:
-        """Segments of a source that are given up, and not forgotten; the source itself counts."""
+    def rejected(self, source: HashedSource) -> list[int | None]:
+        """Segments of a source that are given up, and not forgotten; None for the whole source."""
         places = [(source.digest, segment) for segment in self._places.get(source.digest, ())]
-        return sum(bool(self._stages(p)) for p in places if p not in self._forgotten)
+        return [p[1] for p in places if p not in self._forgotten and self._stages(p)]
 
     def is_retried(self, source: HashedSource, *, since: int) -> bool:
         """Whether someone asked after a commit for another attempt at what was given up."""

@@ -72,6 +72,8 @@ class FieldPlan:
     """Sources that were never cut, whose clips all get it."""
     num_leaving: int
     """Clips that lose it."""
+    num_quarantined: int
+    """Clips and sources that lack it because they were given up."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

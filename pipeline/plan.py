@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
@@ -19,10 +18,12 @@ from latents.cache.snapshot import Snapshot
 from latents.clip import ClipKey, ClipSpec
 from latents.fields import FIELDS, to_compute
 from pipeline.decode import SourceTask
+from pipeline.field_counts import FieldCounts
 from pipeline.given_up import GivenUp
 from pipeline.holdings import Holdings
-from pipeline.job_plan import CachedWork, FieldPlan, JobPlan, Reason, Wanted
+from pipeline.job_plan import CachedWork, JobPlan, Reason, Wanted
 from pipeline.leaving import leaving_sources
+from pipeline.reasons import Reasons
 from pipeline.source_rows import annotation_rows, source_row, source_task
 from pipeline.sources import HashedSource, UnreadableSource
 
@@ -56,18 +57,19 @@ def plan_job(
     tombstones, leaving = leaving_sources(
         snapshot, readable, {source.source.uri for source in unreadable}, prune=prune
     )
+    num_unreadable_before = len(unreadable) - len(quarantine_rows)
     return JobPlan(
         to_decode=tuple(planner.to_decode.values()),
         cached=planner.cached_work(),
         in_two_parts=frozenset(planner.in_two_parts),
-        fields=planner.field_plans(leaving),
+        fields=planner.counts.plans(leaving, num_unreadable=num_unreadable_before),
         source_rows=tuple(planner.source_rows),
         annotation_rows=annotation_rows(readable, snapshot),
         quarantine_rows=quarantine_rows,
         tombstones=tombstones,
         num_sources=len(sources),
         num_present=planner.num_present,
-        num_quarantined=planner.num_quarantined + len(unreadable) - len(quarantine_rows),
+        num_quarantined=planner.num_quarantined + num_unreadable_before,
         num_dropped=len(readable) - len(admitted),
     )
 
@@ -79,6 +81,7 @@ class _Planner:
         self, snapshot: Snapshot, wanted: Wanted, reason_for: Callable[[str, str], Reason]
     ) -> None:
         self._snapshot, self._wanted, self._reason_for = snapshot, wanted, reason_for
+        self.counts = FieldCounts(wanted)
         self._held = Holdings(snapshot.index, wanted.digests)
         self._usable = Holdings(snapshot.index, wanted.usable)
         self._dropped = _dropped_segments(snapshot, wanted.clip)
@@ -88,10 +91,6 @@ class _Planner:
         self.source_rows: list[SourceRow] = []
         self.num_present = self.num_quarantined = 0
         self._cached: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
-        self._num_held: Counter[str] = Counter()
-        self._to_encode: dict[str, Counter[Reason]] = {f: Counter() for f in wanted.recipes}
-        self._uncut: dict[str, Counter[Reason]] = {f: Counter() for f in wanted.recipes}
-        self._made_before: dict[str, dict[str, _Made]] = {}
         self._planned: set[str] = set()
 
     def split(self, sources: Sequence[HashedSource]) -> list[HashedSource]:
@@ -119,9 +118,15 @@ class _Planner:
             if not is_noted[number]:
                 self.source_rows.append(source_row(source, self._wanted.segmentation, length))
         unique_full = np.unique(self._positions[is_done], return_index=True)[1]
-        num_clips = int(num_full[is_done][unique_full].sum())
-        self._num_held.update(dict.fromkeys(self._wanted.recipes, num_clips))
-        self._made_before = _made_before(self._snapshot, [source.digest for source in left])
+        self.counts.add_whole(int(num_full[is_done][unique_full].sum()))
+        self._reasons = Reasons(
+            self._snapshot,
+            self._wanted,
+            given_up=self.given_up,
+            sources=left,
+            changed=self._changed,
+            reason_for=self._reason_for,
+        )
         return left
 
     def plan_source(self, source: HashedSource) -> None:
@@ -134,23 +139,39 @@ class _Planner:
         if source.digest in self._planned:
             return
         self._planned.add(source.digest)
-        self._num_held.update(field for fields in known.held.values() for field in fields)
-        self.num_quarantined += self.given_up.num_rejected(source)
+        self.counts.add_held(known.held.values())
         over = self._over(source, known)
         planned, from_source = self._plan_segments(source, known, over, undecodable)
+        self._count_given_up(source, known, planned)
         is_uncut = not known.length and not is_hopeless
         if from_source or is_uncut:
-            fields = {field for make in from_source.values() for field in make}
+            decoded = {field for make in from_source.values() for field in make}
             without = set(range(known.length)) - from_source.keys()
             self.to_decode[source.digest] = source_task(
                 source,
                 skip_segments=frozenset(over | without | {s for s in undecodable if s is not None}),
-                fields=tuple(f for f in self._wanted.recipes if f in fields or is_uncut),
+                fields=tuple(f for f in self._wanted.recipes if f in decoded or is_uncut),
             )
         if planned or is_uncut:
-            self._count(source, planned)
+            made = {field for make in planned.values() for field in make}
+            fields = self._wanted.recipes if is_uncut else made
+            reasons = {field: self._reasons.why(source, field) for field in fields}
+            self.counts.add_planned(reasons, planned.values())
         elif not is_hopeless:
             self.num_present += 1
+
+    def _count_given_up(
+        self, source: HashedSource, known: _Known, planned: Mapping[int, tuple[str, ...]]
+    ) -> None:
+        """Counts what is given up of a source, and for each field what lacks it for that."""
+        rejected = self.given_up.rejected(source)
+        self.num_quarantined += len(rejected)
+        for segment in rejected:
+            # Of a whole source, no field is held.
+            has = (
+                () if segment is None else (*known.held.get(segment, ()), *planned.get(segment, ()))
+            )
+            self.counts.add_given_up(self._wanted.recipes.keys() - set(has))
 
     def _over(self, source: HashedSource, known: _Known) -> set[int]:
         """Segments of a source of which nothing is to be made, whatever from."""
@@ -198,18 +219,6 @@ class _Planner:
             for (read, make), clips in sorted(self._cached.items())
         )
 
-    def field_plans(self, leaving: Mapping[str, int]) -> dict[str, FieldPlan]:
-        """What happens to each field."""
-        return {
-            field: FieldPlan(
-                num_present=self._num_held[field],
-                to_encode=dict(self._to_encode[field]),
-                num_uncut=dict(self._uncut[field]),
-                num_leaving=leaving.get(recipe, 0),
-            )
-            for field, recipe in self._wanted.digests.items()
-        }
-
     def _lengths_of(self, digests: pa.Array) -> NDArray[np.int64]:
         """Segments of each source that was ever cut to the end; 0 where that is not known.
 
@@ -254,27 +263,6 @@ class _Planner:
         start = segment * clip.segment_frames
         return str(ClipKey(source_digest=digest, start_frame=start, fps=clip.fps))
 
-    def _count(self, source: HashedSource, planned: Mapping[int, tuple[str, ...]]) -> None:
-        """Counts what is planned of a source; of one that was never cut, the source."""
-        counts = self._to_encode if planned else self._uncut
-        for field in self._wanted.recipes:
-            num_clips = sum(field in make for make in planned.values())
-            if num_clips or not planned:
-                counts[field][self._why(source, field)] += num_clips or 1
-
-    def _why(self, source: HashedSource, field: str) -> Reason:
-        before = self._made_before.get(source.digest, {})
-        last_commit = max((made.commit for made in before.values()), default=-1)
-        if self.given_up.is_retried(source, since=last_commit):
-            return "retried"
-        if not before:
-            return "changed bytes" if source.source.uri in self._changed else "new source"
-        if field not in before:
-            return "new level"
-        if before[field].recipe == self._wanted.digests[field]:
-            return "unfinished"
-        return self._reason_for(field, before[field].recipe)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Known:
@@ -286,14 +274,6 @@ class _Known:
     """Fields of each segment that the wanted ones may be made from."""
     length: int
     """Segments; 0 where it was never cut to the end."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Made:
-    """The latest latents of a field."""
-
-    recipe: str
-    commit: int
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
@@ -334,17 +314,3 @@ def _dropped_segments(snapshot: Snapshot, clip: ClipSpec) -> dict[str, set[int]]
 
 def _clip_prefix(digest: str) -> str:
     return str(ClipKey(source_digest=digest, start_frame=0, fps=1)).split("-")[0]
-
-
-def _made_before(snapshot: Snapshot, digests: Sequence[str]) -> dict[str, dict[str, _Made]]:
-    """By source and field, the latest latents of some sources."""
-    index = snapshot.index
-    of_these = pc.is_in(index["source"], value_set=pa.array(digests, pa.string()))
-    rows = index.filter(of_these).unify_dictionaries()
-    latest = rows.group_by(["source", "field", "recipe"]).aggregate([("commit", "max")])
-    latest = latest.sort_by("commit_max")
-    found: dict[str, dict[str, _Made]] = {}
-    columns = (latest[name].to_pylist() for name in ("source", "field", "recipe", "commit_max"))
-    for source, field, recipe, commit in zip(*columns, strict=True):
-        found.setdefault(source, {})[field] = _Made(recipe=recipe, commit=commit)
-    return found

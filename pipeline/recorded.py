@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,41 +44,47 @@ class Recorded:
 
 
 def read_recorded(layout: CacheLayout, *, video_recipe: str, audio_recipe: str) -> Recorded:
-    """The settings behind the recipes of ``kl.video`` and ``kl.audio``, given by digest."""
+    """The settings behind the recipes of ``kl.video`` and ``kl.audio``, given by digest.
+
+    Raises:
+        CacheError: A recipe says what is not understood here.
+    """
     video = read_recipe(layout, video_recipe)
     audio = read_recipe(layout, audio_recipe)
-    (clip_video,), (clip_audio,) = video.parents, audio.parents
-    mel = dict(_table(audio)["mel"])
-    return Recorded(
-        clip=_clip_spec(clip_video),
-        window=WindowSpec(**_table(audio)["window"]),
-        mel=MelSpec(name="cached", **mel),
-        decode=_decode_settings(clip_video),
-        weights=_table(video)["kl_vae"]["weights"],
-        clip_recipes={"clip.video": clip_video.digest, "clip.audio": clip_audio.digest},
-    )
+    with _understanding(layout):
+        (clip_video,), (clip_audio,) = video.parents, audio.parents
+        mel = dict(_table(audio)["mel"])
+        return Recorded(
+            clip=_clip_spec(clip_video),
+            window=WindowSpec(**_table(audio)["window"]),
+            mel=MelSpec(name="cached", **mel),
+            decode=_decode_settings(clip_video),
+            weights=_table(video)["kl_vae"]["weights"],
+            clip_recipes={"clip.video": clip_video.digest, "clip.audio": clip_audio.digest},
+        )
 
 
 def recorded_settings(layout: CacheLayout) -> dict[str, Any]:
     """Tables of `IngestSettings` as the current recipes say, less where the models are.
 
     Raises:
-        CacheError: No ingest has completed.
+        CacheError: No ingest has completed, or a recipe says what is not understood here.
     """
     recipes = ancestral_recipes(layout, require_ref(layout, "current"))
-    video = read_recipe(layout, recipes["clip.video"])
-    tables: dict[str, Any] = {
-        "clip": asdict(_clip_spec(video)),
-        "decode": asdict(_decode_settings(video)),
-    }
-    if "kl.audio" in recipes:
-        sound = _table(read_recipe(layout, recipes["kl.audio"]))
-        tables["window"] = sound["window"]
-        tables["kl_vae"] = {"precision": sound["kl_vae"]["precision"]}
-        tables["mel"] = {"name": _mel_name(sound["mel"])}
-    if "perceptual.audio" in recipes:
-        encoder = _table(read_recipe(layout, recipes["perceptual.audio"]))["encoder"]
-        tables["autoencoder"] = {"precision": encoder["precision"]}
+    with _understanding(layout):
+        video = read_recipe(layout, recipes["clip.video"])
+        tables: dict[str, Any] = {
+            "clip": asdict(_clip_spec(video)),
+            "decode": asdict(_decode_settings(video)),
+        }
+        if "kl.audio" in recipes:
+            sound = _table(read_recipe(layout, recipes["kl.audio"]))
+            tables["window"] = sound["window"]
+            tables["kl_vae"] = {"precision": sound["kl_vae"]["precision"]}
+            tables["mel"] = {"name": _mel_name(sound["mel"])}
+        if "perceptual.audio" in recipes:
+            encoder = _table(read_recipe(layout, recipes["perceptual.audio"]))["encoder"]
+            tables["autoencoder"] = {"precision": encoder["precision"]}
     return tables
 
 
@@ -86,7 +94,8 @@ def recorded_kl_vae(layout: CacheLayout) -> EncoderIdentity | None:
     if "kl.video" not in recipes:
         return None
     table = _table(read_recipe(layout, recipes["kl.video"]))
-    return EncoderIdentity.from_specification(table["kl_vae"])
+    with _understanding(layout):
+        return EncoderIdentity.from_specification(table["kl_vae"])
 
 
 def recorded_modal(layout: CacheLayout) -> ModalIdentity | None:
@@ -94,13 +103,14 @@ def recorded_modal(layout: CacheLayout) -> ModalIdentity | None:
     recipes = ancestral_recipes(layout, read_ref(layout, "current"))
     if not {"perceptual.video", "perceptual.audio"} <= recipes.keys():
         return None
-    video, audio = (
-        ModalEncoderIdentity.from_specification(
-            _table(read_recipe(layout, recipes[f"perceptual.{sense}"]))["encoder"]
+    with _understanding(layout):
+        video, audio = (
+            ModalEncoderIdentity.from_specification(
+                _table(read_recipe(layout, recipes[f"perceptual.{sense}"]))["encoder"]
+            )
+            for sense in ("video", "audio")
         )
-        for sense in ("video", "audio")
-    )
-    return ModalIdentity(video=video, audio=audio)
+        return ModalIdentity(video=video, audio=audio)
 
 
 def require_encoder(recorded: Recorded, identity: EncoderIdentity, *, kl_vae: str) -> None:
@@ -121,6 +131,19 @@ def require_encoder(recorded: Recorded, identity: EncoderIdentity, *, kl_vae: st
             "to the other's decoder; name the KL-VAE that made the cache with --kl-vae (with a "
             "fine-tuned decoder it still fits)"
         )
+
+
+@contextmanager
+def _understanding(layout: CacheLayout) -> Iterator[None]:
+    """A recipe may hash to its name and still say anything."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CacheError(
+            f"{layout.url}: a recipe of refs/current says what this version does not understand "
+            f"({type(error).__name__}: {error}); use the version that wrote it, or ingest its "
+            "sources into a new cache"
+        ) from error
 
 
 def _clip_spec(clip_video: Recipe) -> ClipSpec:

@@ -43,6 +43,8 @@ def plan_text(job: PlannedJob, cost: Estimate, *, num_workers: int) -> str:
         lines.append(f"{field:17}{one.num_present:8} clips present   {_to_encode(one)}")
         if one.num_leaving:
             lines.append(f"{'':17}{one.num_leaving:8} clips leaving")
+        if one.num_quarantined:
+            lines.append(f"{'':17}{one.num_quarantined:8} given up before")
     lines.extend(f"leaving  {row.uri or row.source} ({row.reason})" for row in plan.tombstones[:10])
     if len(plan.tombstones) > 10:
         lines.append(f"leaving  and {len(plan.tombstones) - 10} more")

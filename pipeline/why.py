@@ -96,11 +96,14 @@ def explain(
         clips = [name]
     recipes = sorted(set(of_source["recipe"].to_pylist()))
     rows = {recipe: ClipRows({"": snapshot.rows_of(recipe)}) for recipe in recipes}
+    named_by = _refs_by_recipe(layout)
     return Origin(
         source_digest=digest,
         uris=tuple(_uris(snapshot, digest)),
         annotation=_annotation(snapshot, digest),
-        clips=tuple(_clip_origin(layout, key, rows, of_source, wanted or {}) for key in clips),
+        clips=tuple(
+            _clip_origin(layout, key, rows, of_source, named_by, wanted or {}) for key in clips
+        ),
         left=tuple(_tombstones(snapshot, digest)),
         quarantine=tuple(_events(snapshot, digest)),
     )
@@ -147,11 +150,11 @@ def _clip_origin(
     clip: str,
     rows: Mapping[str, ClipRows],
     index: pa.Table,
+    named_by: Mapping[str, tuple[str, ...]],
     wanted: Mapping[str, Recipe],
 ) -> ClipOrigin:
     commits = index.filter(pc.equal(index["clip"].cast(pa.string()), clip))
     commit_of = dict(zip(commits["recipe"].to_pylist(), commits["commit"].to_pylist(), strict=True))
-    named_by = _refs_by_recipe(layout)
     found = [one.rows[""] for table in rows.values() if (one := table.find(clip)) is not None]
     order = list(FIELDS)
     found.sort(key=lambda row: (order.index(row.field), row.recipe))

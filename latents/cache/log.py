@@ -89,7 +89,8 @@ class CommitLog:
         """Commits rows; returns None where another driver had committed all of them already.
 
         A tombstone ``moved`` is left out, with the rows that it moves, where it would end others
-        that came since ``seen``.
+        that came since ``seen``; ``changed`` and ``pruned``, where a source row that came since
+        names what would leave.
 
         Raises:
             CacheError: The cache cannot be written.
@@ -132,7 +133,7 @@ class CommitLog:
                 self._later.note(
                     {
                         kind: read_rows(self._layout, kind, latest.files[kind])
-                        for kind in ("tombstones", "latents")
+                        for kind in ("tombstones", "latents", "sources")
                         if kind in latest.files
                     }
                 )
@@ -167,6 +168,8 @@ class _LaterRows:
         self._taken: dict[tuple[str, str, str], _Tensor] = {}
         self._gone: set[str] = set()
         """Names that may not come back by themselves."""
+        self._on_record: set[str] = set()
+        """URIs and digests of sources that were put on record."""
 
     def note(self, tables: Mapping[RowKind, pa.Table]) -> None:
         """Takes the rows of the next commit."""
@@ -175,6 +178,9 @@ class _LaterRows:
             living = (one for one in self._taken.values() if ended.names.isdisjoint(one.names))
             self._taken = {one.identity: one for one in living}
         self._taken.update((one.identity, one) for one in brought)
+        if "sources" in tables:
+            self._on_record.update(tables["sources"]["uri"].to_pylist())
+            self._on_record.update(tables["sources"]["digest"].to_pylist())
         self._gone |= ended.gone
         self._gone -= ended.readmitted | {name for one in brought for name in one.names}
 
@@ -201,8 +207,9 @@ class _LaterRows:
             admitted["latents"] = tables["latents"].filter(pa.array(is_admitted, pa.bool_()))
         if "sources" in tables:
             admitted["sources"] = _without(tables["sources"], "digest", gone)
-        if overtaken:
-            admitted["tombstones"] = _without_moves(tables["tombstones"], overtaken)
+        if "tombstones" in tables:
+            tombstones = _without_moves(tables["tombstones"], overtaken)
+            admitted["tombstones"] = _without_returned(tombstones, self._on_record)
         return admitted
 
     def _overtaken(self, moved: Set[str], pending: Collection[_Tensor]) -> Set[str]:
@@ -270,6 +277,17 @@ def _without_moves(tombstones: pa.Table, overtaken: Collection[str]) -> pa.Table
     is_move = pc.equal(tombstones["reason"], "moved")
     names = [pc.is_in(column, value_set=_strings(overtaken)) for column in _names(tombstones)]
     return tombstones.filter(pc.invert(pc.and_(is_move, reduce(pc.or_, names))))
+
+
+def _without_returned(tombstones: pa.Table, on_record: Collection[str]) -> pa.Table:
+    """The tombstones that say of none of these sources that it is gone."""
+    is_gone = pc.and_(
+        pc.is_in(tombstones["reason"], value_set=pa.array(["changed", "pruned"])),
+        pc.is_null(tombstones["clip"]),
+    )
+    named = pc.coalesce(tombstones["uri"], tombstones["source"])
+    returned = pc.is_in(named, value_set=_strings(on_record))
+    return tombstones.filter(pc.invert(pc.and_(is_gone, returned)))
 
 
 def _strings(values: Collection[str]) -> pa.Array:

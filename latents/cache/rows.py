@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
-from functools import cache, partial
+from functools import cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -231,9 +231,12 @@ def read_parquet(content: bytes, wanted: pa.Schema) -> pa.Table:
     as_codes = [field.name for field in wanted if _is_text(field.type)]
     try:
         metadata = pq.read_metadata(io.BytesIO(content))
-        names = metadata.schema.to_arrow_schema().names
-        if names != wanted.names:
-            raise ValueError(f"it has columns {names}, not {wanted.names}")
+        found = metadata.schema.to_arrow_schema()
+        if found.names != wanted.names:
+            raise ValueError(f"it has columns {found.names}, not {wanted.names}")
+        for name in as_codes:
+            if not pa.types.is_string(of_type := found.field(name).type):
+                raise ValueError(f"it cannot be read as rows: {name} is {of_type}, not text")
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         # Before anything is allocated: a few bytes can claim to hold any number of rows.
         claimed = sum(abs(group.total_byte_size) for group in groups)
@@ -243,7 +246,7 @@ def read_parquet(content: bytes, wanted: pa.Schema) -> pa.Table:
         file = pq.ParquetFile(io.BytesIO(content), metadata=metadata, read_dictionary=as_codes)
         table = file.read(use_threads=False)
         table.validate(full=True)  # text that is not UTF-8, codes that stand for none
-        num_bytes = sum(_text_bytes(f.name, table) for f in wanted if pa.types.is_string(f.type))
+        num_bytes = sum(_text_bytes(table[f.name]) for f in wanted if pa.types.is_string(f.type))
         if num_bytes > MAX_TABLE_BYTES:
             raise ValueError(f"it claims to hold {num_bytes} bytes of text")
         return table.cast(wanted)
@@ -256,11 +259,8 @@ def _is_text(of_type: pa.DataType) -> bool:
     return bool(pa.types.is_string(of_type) or pa.types.is_dictionary(of_type))
 
 
-def _text_bytes(name: str, table: pa.Table) -> int:
+def _text_bytes(column: pa.ChunkedArray) -> int:
     """Bytes of a text column, read as codes, once every row has its own text."""
-    column = table[name]
-    if not pa.types.is_dictionary(column.type):
-        raise ValueError(f"it cannot be read as rows: {name} is {column.type}, not text")
     num_bytes = 0
     for chunk in column.chunks:
         lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
@@ -270,24 +270,32 @@ def _text_bytes(name: str, table: pa.Table) -> int:
 
 def check_rows(kind: str, table: pa.Table) -> None:
     """Raises `ValueError` on rows of the right columns that cannot be."""
+    for name in _COUNTS.get(kind, ()):
+        if not _holds_of_all(_is_count(table[name])):
+            raise ValueError(f"{kind} rows have a {name} that nothing could count to")
     if kind == "latents":
         _check_latents(table)
     if kind == "tombstones":
         _check_tombstones(table)
 
 
-_COUNTS = (
-    "segment",
-    "start_frame",
-    "fps",
-    "window_frames",
-    "window_stride",
-    "window_first_frame",
-    "num_windows",
-    "sample_rate",
-    "sound_first_frame",
-    "sound_stop_frame",
-)
+_COUNTS: dict[str, tuple[str, ...]] = {
+    "latents": (
+        "segment",
+        "start_frame",
+        "fps",
+        "channel_count",
+        "window_frames",
+        "window_stride",
+        "window_first_frame",
+        "num_windows",
+        "sample_rate",
+        "sound_first_frame",
+        "sound_stop_frame",
+    ),
+    "sources": ("num_segments",),
+    "quarantine": ("segment", "attempts"),
+}
 
 
 def _check_latents(table: pa.Table) -> None:
@@ -297,7 +305,6 @@ def _check_latents(table: pa.Table) -> None:
         "recipe": lambda: pc.match_substring_regex(table["recipe"], _SHA256),
         "source": lambda: pc.match_substring_regex(table["source"], _SHA256),
         "offset": lambda: pc.greater_equal(table["offset"], 0),
-        **{name: partial(_is_count, table[name]) for name in _COUNTS},
         "dtype": lambda: pc.is_in(table["dtype"], value_set=pa.array(DTYPES)),
         "number of axes": lambda: pc.is_in(
             pc.list_value_length(table["shape"]), value_set=pa.array(range(1, 6), pa.int32())
@@ -308,7 +315,7 @@ def _check_latents(table: pa.Table) -> None:
         ),
     }
     for column, check in checks.items():
-        if not pc.all(pc.fill_null(check(), False), min_count=0).as_py():
+        if not _holds_of_all(check()):
             raise ValueError(f"latents rows have a {column} that no tensor has")
 
 
@@ -319,6 +326,10 @@ def _check_tombstones(table: pa.Table) -> None:
         raise ValueError("tombstones have a reason that is not known here")
     if pc.any(pc.and_(pc.is_valid(table["clip"]), pc.is_null(table["source"]))).as_py():
         raise ValueError("tombstones name a clip without its source")
+
+
+def _holds_of_all(answers: Any) -> bool:
+    return bool(pc.all(pc.fill_null(answers, False), min_count=0).as_py())
 
 
 def _is_count(numbers: Any) -> Any:

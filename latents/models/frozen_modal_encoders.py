@@ -35,7 +35,9 @@ class ModalEncoderIdentity:
     @classmethod
     def from_specification(cls, specification: Mapping[str, Any]) -> ModalEncoderIdentity:
         """Inverse of `specification`."""
-        return cls(config=specification["architecture"], weights_digest=specification["weights"])
+        return cls(
+            config=dict(specification["architecture"]), weights_digest=specification["weights"]
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

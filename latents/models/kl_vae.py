@@ -59,7 +59,7 @@ class EncoderIdentity:
     def from_specification(cls, specification: Mapping[str, Any]) -> EncoderIdentity:
         """Inverse of `specification`."""
         return cls(
-            config=specification["architecture"],
+            config=dict(specification["architecture"]),
             scaling_factor=float(specification["scaling_factor"]),
             shift_factor=float(specification["shift_factor"]),
             weights_digest=specification["weights"],

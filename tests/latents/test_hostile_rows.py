@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from latents.cache.checkpoint import INDEX
-from latents.cache.rows import RowKind, row_schema, table_from_bytes
+from latents.cache.rows import RowKind, row_schema, table_from_bytes, table_to_bytes
 from tests.latents.parquet_footer import find, join, read_struct, split, write_struct
 from tests.latents.parquet_mutations import parse, tables
 from tests.limited_child import run_trials
@@ -104,3 +104,26 @@ def test_a_code_without_its_text_is_refused() -> None:
 
     with pytest.raises(ValueError, match="it cannot be read as rows"):
         parse(INDEX, join(pages, footer))
+
+
+@pytest.mark.parametrize(
+    ("kind", "column"),
+    [("sources", "num_segments"), ("latents", "segment"), ("latents", "channel_count")],
+)
+def test_a_number_that_nothing_could_count_to_is_refused(kind: RowKind, column: str) -> None:
+    table = table_from_bytes(kind, tables()[kind][0])
+    index = table.schema.get_field_index(column)
+    forged = table.set_column(index, column, pa.array([2**40]))
+
+    with pytest.raises(ValueError, match=f"{kind} rows have a {column}"):
+        table_from_bytes(kind, table_to_bytes(forged))
+
+
+@pytest.mark.parametrize("value", [1, 0.5, None, [1], ["a"], {"a": 1}, b"a"])
+def test_a_column_that_is_no_text_is_refused(value: object) -> None:
+    sink = io.BytesIO()
+    columns = dict.fromkeys(row_schema("annotations").names, pa.array([value]))
+    pq.write_table(pa.table(columns), sink, store_schema=False)
+
+    with pytest.raises(ValueError, match="it cannot be read as rows"):
+        table_from_bytes("annotations", sink.getvalue())

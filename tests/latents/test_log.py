@@ -336,6 +336,23 @@ class TestWhatLeftMeanwhile:
 
         assert load_snapshot(layout).index.num_rows == 2
 
+    @pytest.mark.parametrize(
+        ("reason", "stays"), [("changed", True), ("pruned", True), ("dropped", False)]
+    )
+    def test_a_source_that_was_found_again_meanwhile_has_not_left(
+        self, layout: CacheLayout, reason: TombstoneReason, stays: bool
+    ) -> None:
+        (clip,) = fake_clips(1)
+        appended(layout, clip)
+        driver = CommitLog(layout, seen=0)
+        append(layout, {"sources": sources(clip)}, seen=0)
+
+        driver.append({"tombstones": tombstones(reason, clip, whole_source=True)}, RUN)
+        driver.append({"tombstones": tombstone(reason, uri=fake_source_row(clip).uri)}, RUN)
+
+        assert living_clips(layout) == (keys(clip) if stays else [])
+        assert load_snapshot(layout).sources.num_rows == (1 if stays else 0)
+
     def test_a_clip_may_end_and_come_anew_in_one_commit(self, layout: CacheLayout) -> None:
         (clip,) = fake_clips(1)
         appended(layout, clip)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import torch
 from latents.cache.commit import read_rows
 from latents.cache.layout import CacheLayout, create_cache
 from latents.cache.log import CommitLog
+from latents.cache.reader import CachedLevel, open_cache
+from latents.cache.refs import Ref, require_ref
 from latents.cache.rows import RowKind
 from latents.cache.snapshot import load_snapshot
 from latents.config import load_config
@@ -25,14 +27,19 @@ from latents.models.modal_encoders import AudioEncoder, VideoEncoder
 from pipeline.decode import DecodeEvent, SourceTask, decode_source
 from pipeline.engine_local import LocalEngine
 from pipeline.ingest import ingest, plan_ingest
+from pipeline.job import EncodeJob, Task
 from pipeline.planned_job import PlannedJob
 from pipeline.recipes import Encoders
 from pipeline.refresh import plan_refresh, refresh
 from pipeline.run import Engine, JobResult
 from pipeline.settings import AutoencoderSettings, IngestSettings
 from pipeline.sources import Source, find_sources
+from pipeline.stages import StageEvent
 
 ALL_LEVELS: tuple[Level, ...] = ("clip", "kl", "perceptual")
+BOTH: tuple[Level, ...] = ("kl", "perceptual")
+NUM_SCENES = 4
+SCENES = f"scenes:0:{NUM_SCENES}:2"
 SMALL = ("clip.size=32", "window.stride=16", "run.workers=1", "run.device=cpu")
 
 
@@ -47,6 +54,23 @@ class DecodesInProcess:
 
     def close(self) -> None:
         pass
+
+
+class WatchedEngine:
+    """An engine that shows each event to someone before the committer gets it."""
+
+    def __init__(self, look: Callable[[StageEvent], None]) -> None:
+        self._look, self._engine = look, LocalEngine(num_workers=1)
+
+    def start(self) -> None:
+        pass
+
+    def run(
+        self, job: EncodeJob, tasks: Sequence[Task], should_stop: Callable[[], bool]
+    ) -> Generator[StageEvent, None, None]:
+        for event in self._engine.run(job, tasks, should_stop):
+            self._look(event)
+            yield event
 
 
 def make_autoencoder(
@@ -161,6 +185,14 @@ class SmallCache:
     def plan(self, job: SmallJob, sources: Sequence[Source] | None = None) -> PlannedJob:
         """The plan of a refresh."""
         return plan_refresh(sources, **self._given(job))
+
+    def ref(self, name: str) -> Ref:
+        """A ref that there is."""
+        return require_ref(self.layout, name)
+
+    def level(self, level: Level = "perceptual") -> CachedLevel:
+        """What a reader finds now."""
+        return open_cache(self.layout.url, level=level)
 
     def committed(self, since: int) -> dict[RowKind, list[dict[str, Any]]]:
         """All rows of the commits after one."""

@@ -379,6 +379,20 @@ def test_segments_given_up_count_as_quarantined_in_every_run() -> None:
     found = plan([hashed("a", "A")], MadeUpLog(rows), WANTED)
     assert (found.num_present, found.num_quarantined) == (1, 1)
     assert found.fields["kl.video"].num_present == 1
+    assert {field: one.num_quarantined for field, one in found.fields.items()} == dict.fromkeys(
+        KL, 1
+    )
+
+
+def test_a_field_that_a_clip_has_is_not_quarantined_with_its_others() -> None:
+    rows = [*latents("A", [0], WANTED, "kl.video"), on_record("a", "A", 1, WANTED)]
+    found = plan([hashed("a", "A")], MadeUpLog([*rows, given_up("A", 0, WANTED)]), WANTED)
+    assert [one.num_quarantined for one in found.fields.values()] == [0, 1]
+
+
+def test_a_source_given_up_lacks_every_field() -> None:
+    found = plan([hashed("a", "A")], MadeUpLog([given_up("A", None, WANTED)]), WANTED)
+    assert [one.num_quarantined for one in found.fields.values()] == [1, 1]
 
 
 def test_what_cannot_be_decoded_is_still_made_from_the_cache() -> None:
