@@ -100,7 +100,7 @@ def _field_lines(field: FieldOrigin) -> Iterator[str]:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from latents.cache.layout import CacheLayout
-    from latents.cache.storage import open_storage
+    from latents.cache.open_storage import open_storage
     from latents.cache.verify import verify_cache
 
     layout = CacheLayout(open_storage(arguments.cache))

@@ -219,7 +219,7 @@ def _refresh(arguments: argparse.Namespace) -> int:
 def _existing_or_new(url: str, *, is_new_allowed: bool) -> CacheLayout:
     """The cache, or where one would be made."""
     from latents.cache.layout import FORMAT_FILE, CacheLayout, check_format
-    from latents.cache.storage import open_storage
+    from latents.cache.open_storage import open_storage
 
     layout = CacheLayout(open_storage(url))
     if not is_new_allowed or layout.storage.exists(FORMAT_FILE):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from latents.cache.storage import Storage, open_storage
+from latents.cache.open_storage import open_storage
+from latents.cache.storage import Storage
 from latents.durable import PARTIAL, reason, writing_to
 from latents.errors import CacheError, DamagedError
 from latents.recipe import open_sealed_json, sealed_json

@@ -70,21 +70,3 @@ class Storage(Protocol):
 
     def free_bytes(self) -> int | None:
         """Room left for new files; None where there is no telling."""
-
-
-def open_storage(url: str | Path) -> Storage:
-    """The storage of a folder, or of a URL such as ``s3://bucket/prefix`` or ``file:///folder``.
-
-    Raises:
-        CacheError: The URL is of no known kind, or wrong.
-    """
-    if str(url).startswith("file://"):
-        url = Path(str(url).removeprefix("file://"))
-    if "://" in str(url):
-        # Here, not at the top: most caches are folders and need no network client.
-        from latents.cache.object_storage import open_object_storage
-
-        return open_object_storage(str(url))
-    from latents.cache.local_storage import LocalStorage
-
-    return LocalStorage(Path(url))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from latents.cache.local_storage import LocalStorage
-from latents.cache.storage import open_storage
+from latents.cache.open_storage import open_storage
 from latents.durable import partial_path
 from tests.latents.storage_contract import StorageTests
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from latents.cache.object_storage import ObjectStorage, open_object_storage
-from latents.cache.storage import Storage, open_storage
+from latents.cache.open_storage import open_storage
+from latents.cache.storage import Storage
 from latents.errors import DamagedError
 from latents.recipe import sha256_hex
 from tests.latents.s3_server import S3Server
