@@ -22,6 +22,7 @@ from latents.cache.refs import Ref, write_recipes, write_ref
 from latents.cache.rows import LatentRow, QuarantineRow, SourceRow, rows_to_table
 from latents.cache.storage import Storage
 from latents.clip import ClipKey, WindowSpec
+from latents.fields import FIELDS
 from latents.recipe import Canonical, Recipe, sha256_hex
 from latents.store.protocol import ShardWriter, StoredTensor
 
@@ -35,7 +36,7 @@ class FakeClip:
 
     key: ClipKey
     tensors: Mapping[str, NDArray[np.float16]]
-    """``kl.video`` (8, 4, 2, 2) and ``kl.audio`` (5, 4, 2, 2)."""
+    """``kl.video`` (8, 4, 2, 2) and ``kl.audio`` (5, 4, 2, 2), or of another level."""
 
 
 def fake_clips(num_clips: int, *, seed: int = 0) -> list[FakeClip]:
@@ -53,6 +54,53 @@ def _fake_clip(index: int, seed: int) -> FakeClip:
             for field, shape in shapes.items()
         },
     )
+
+
+def perceptual_clips(
+    num_clips: int,
+    *,
+    seed: int = 0,
+    video: tuple[int, int, int] = (2, 4, 4),
+    audio: tuple[int, int, int] = (2, 2, 2),
+) -> list[FakeClip]:
+    """Clips of the ``perceptual`` level, 5 windows each, of latents (channel, row, column).
+
+    What a window sounds like tells how it looks: the first video channel has the mean of the
+    first audio channel. Log-variances are -10.
+    """
+    return [_perceptual_clip(index, seed, video, audio) for index in range(num_clips)]
+
+
+def _perceptual_clip(
+    index: int, seed: int, video: tuple[int, int, int], audio: tuple[int, int, int]
+) -> FakeClip:
+    generator = np.random.default_rng([seed, index])
+    num_windows = NUM_FRAMES - 3
+    loudness = generator.normal(size=(num_windows, 1, 1))
+    means = [generator.normal(scale=0.5, size=(num_windows, *shape)) for shape in (video, audio)]
+    for mean in means:
+        mean[:, 0] += loudness
+    tensors = {
+        field: np.concatenate([mean, np.full_like(mean, -10.0)], axis=1).astype(np.float16)
+        for field, mean in zip(("perceptual.video", "perceptual.audio"), means, strict=True)
+    }
+    digest = sha256_hex(f"perceptual {seed} {index}".encode())
+    return FakeClip(key=ClipKey(source_digest=digest, start_frame=0, fps=10), tensors=tensors)
+
+
+def perceptual_recipes(*, weights: str = "tiny") -> dict[str, Recipe]:
+    """Recipes of the ``perceptual`` level, with those of the ``kl`` level above."""
+    kl = fake_recipes()
+    parents = {"video": (kl["kl.video"],), "audio": (kl["kl.audio"],)}
+    return {
+        f"perceptual.{sense}": Recipe(
+            field=f"perceptual.{sense}",
+            implementation=1,
+            specification={"encoder": {"weights": weights}},
+            parents=parents[sense],
+        )
+        for sense in ("video", "audio")
+    }
 
 
 def fake_recipes(*, weights: str = "tiny", stride: int = 1) -> dict[str, Recipe]:
@@ -79,12 +127,13 @@ def make_cache(
     seed: int = 0,
     clips_per_commit: int = 2,
     recipes: Mapping[str, Recipe] | None = None,
+    clips: Sequence[FakeClip] | None = None,
 ) -> CacheLayout:
-    """A cache of `fake_clips` in tar shards, with ``refs/current`` at its last commit."""
+    """A cache of `fake_clips`, or of others, in tar shards; ``refs/current`` is its last commit."""
     layout = create_cache(root)
     recipes = recipes or fake_recipes()
-    clips = fake_clips(num_clips, seed=seed)
-    for start in range(0, num_clips, clips_per_commit):
+    clips = fake_clips(num_clips, seed=seed) if clips is None else clips
+    for start in range(0, len(clips), clips_per_commit):
         commit_clips(layout, clips[start : start + clips_per_commit], recipes)
     digests = {field: recipe.digest for field, recipe in recipes.items()}
     write_ref(layout, "current", Ref(commit=CommitLog(layout).head(), recipes=digests))
@@ -119,7 +168,7 @@ def fake_latent_row(clip: FakeClip, field: str, recipe: Recipe, stored: StoredTe
     """The row of a tensor, with its true sums."""
     mean, logvar = np.split(clip.tensors[field].astype(np.float64), 2, axis=1)
     axes = (0, 2, 3)
-    is_audio = field == "kl.audio"
+    by_window = FIELDS[field].has_row_per_window
     grid = WindowSpec(frames=4, stride=1).grid(0, NUM_FRAMES)
     return LatentRow(
         clip=str(clip.key),
@@ -138,10 +187,10 @@ def fake_latent_row(clip: FakeClip, field: str, recipe: Recipe, stored: StoredTe
         channel_count=mean.size // mean.shape[1],
         mean_sum=mean.sum(axis=axes).tolist(),
         square_sum=(mean**2 + np.exp(logvar)).sum(axis=axes).tolist(),
-        window_frames=grid.frames if is_audio else None,
-        window_stride=grid.stride if is_audio else None,
-        window_first_frame=grid.first_frame if is_audio else None,
-        num_windows=grid.num_windows if is_audio else None,
+        window_frames=grid.frames if by_window else None,
+        window_stride=grid.stride if by_window else None,
+        window_first_frame=grid.first_frame if by_window else None,
+        num_windows=grid.num_windows if by_window else None,
         sample_rate=44100,
         loudness_dbfs=-20.0,
         sound_first_frame=0,

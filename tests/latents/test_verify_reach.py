@@ -124,13 +124,13 @@ def test_a_row_by_a_recipe_of_another_field_is_named(layout: CacheLayout) -> Non
 
 
 def test_a_row_that_cannot_be_is_named_with_its_file(layout: CacheLayout) -> None:
-    row = replace(fake_source_row(fake_clips(1)[0]), num_segments=-1)
+    row = replace(fake_source_row(fake_clips(1)[0]), size=-1)
     CommitLog(layout).append({"sources": rows_to_table("sources", [row])}, {})
 
     (damage,) = verify_cache(layout)
 
     assert damage.path == layout.rows(read_commit(layout, 2).files["sources"].sha256)
-    assert damage.problem == "sources row 0: the number of segments is negative"
+    assert damage.problem == "sources row 0: the size is negative"
 
 
 def test_a_ref_beyond_the_log_is_damage(layout: CacheLayout) -> None:
