@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from latents.cache.layout import CacheLayout, find_cache
+from latents.cache.liveness import last_of_each
 from latents.cache.refs import read_recipe, require_ref
 from latents.cache.rows import LatentRow, latent_row
 from latents.cache.snapshot import Snapshot, load_snapshot
@@ -129,6 +130,14 @@ class ClipRows(Sequence[CachedClip]):
         keys: list[str] = self._clips.to_pylist()
         return keys
 
+    def sources(self) -> pa.Array:
+        """Digest of each clip's source, in order."""
+        return next(iter(self._fields.values()))["source"].combine_chunks()
+
+    def where(self, is_wanted: pa.Array) -> ClipRows:
+        """The clips for which this is true, in order."""
+        return ClipRows({name: table.filter(is_wanted) for name, table in self._fields.items()})
+
     def find(self, clip: str) -> CachedClip | None:
         """The clip of that key, or None."""
         position = pc.index(self._clips, clip).as_py()
@@ -161,6 +170,8 @@ class CachedLevel:
     ) -> None:
         self.layout = layout
         self.commit = snapshot.commit
+        # Not the snapshot: its index of all recipes would stay in memory.
+        self._read_all = snapshot.read_all
         self.recipes = {field: recipes[field] for field in LEVELS[level]}
         self.clips = ClipRows(
             _of_the_same_clips({f: snapshot.rows_of(r) for f, r in self.recipes.items()})
@@ -170,6 +181,10 @@ class CachedLevel:
     def num_windows(self) -> int:
         """Training windows of all clips."""
         return self.clips.num_windows
+
+    def annotations(self) -> pa.Table:
+        """What people said of sources by this commit: the latest row of each."""
+        return last_of_each(self._read_all("annotations"), "source")
 
     def __iter__(self) -> Iterator[CachedClip]:
         return iter(self.clips)

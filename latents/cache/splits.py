@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal, get_args
 
-from latents.cache.snapshot import Snapshot
+import pyarrow as pa
+
+from latents.cache.reader import CachedLevel, ClipRows
 from latents.errors import CacheError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+def clips_of_split(level: CachedLevel, split: Split, *, validation_share: float) -> ClipRows:
+    """The clips of a level whose source belongs to a split.
+
+    Args:
+        level: Opened.
+        split: Which.
+        validation_share: See `split_of`.
+
+    Raises:
+        CacheError: A source is annotated with a split that is none.
+    """
+    rows = level.annotations()
+    annotated = dict(zip(rows["source"].to_pylist(), rows["split"].to_pylist(), strict=True))
+    sources = level.clips.sources()
+    is_wanted = {
+        source: split_of(source, annotated.get(source), validation_share=validation_share) == split
+        for source in sources.unique().to_pylist()
+    }
+    return level.clips.where(pa.array([is_wanted[source] for source in sources.to_pylist()]))
 
 
 def split_of(source: str, annotated: str | None, *, validation_share: float) -> Split:
@@ -30,10 +52,3 @@ def split_of(source: str, annotated: str | None, *, validation_share: float) -> 
             f"{', '.join(SPLITS)}. Ingest it again with another annotation"
         )
     return "validation" if int(source[:13], 16) < validation_share * 16**13 else "train"
-
-
-def annotated_splits(snapshot: Snapshot) -> Mapping[str, str]:
-    """Splits that people named, by source."""
-    rows = snapshot.annotations
-    pairs = zip(rows["source"].to_pylist(), rows["split"].to_pylist(), strict=True)
-    return {source: split for source, split in pairs if split is not None}

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from latents.cache.splits import split_of
+from latents.cache.layout import CacheLayout
+from latents.cache.log import CommitLog
+from latents.cache.reader import open_cache
+from latents.cache.refs import Ref, require_ref, write_ref
+from latents.cache.rows import AnnotationRow, rows_to_table
+from latents.cache.splits import SPLITS, clips_of_split, split_of
 from latents.errors import CacheError
 from latents.recipe import sha256_hex
+from latents.testing import make_cache, perceptual_clips, perceptual_recipes
 
 SOURCES = [sha256_hex(f"{number}".encode()) for number in range(1000)]
 
@@ -33,3 +41,29 @@ def test_what_people_say_counts(split: str) -> None:
 def test_a_split_that_is_none_is_refused() -> None:
     with pytest.raises(CacheError, match="annotated with split 'training'; wanted one of train"):
         split_of(SOURCES[0], "training", validation_share=0.1)
+
+
+def test_clips_of_a_level_go_where_their_source_goes(tmp_path: Path) -> None:
+    clips = perceptual_clips(6)
+    layout = make_cache(tmp_path, clips=clips, recipes=perceptual_recipes())
+    said = {0: "validation", 1: "test", 2: "train"}
+    rows = [
+        AnnotationRow(source=clips[number].key.source_digest, label=None, caption=None, split=split)
+        for number, split in said.items()
+    ]
+    CommitLog(layout).append({"annotations": rows_to_table("annotations", rows)}, {})
+    move_ref_to_head(layout)
+    level = open_cache(layout.url, level="perceptual")
+
+    found = {
+        split: clips_of_split(level, split, validation_share=0.0).clip_keys() for split in SPLITS
+    }
+
+    assert found["validation"] == [str(clips[0].key)]
+    assert found["test"] == [str(clips[1].key)]
+    assert found["train"] == sorted(str(clip.key) for clip in clips[2:])
+
+
+def move_ref_to_head(layout: CacheLayout) -> None:
+    recipes = require_ref(layout, "current").recipes
+    write_ref(layout, "current", Ref(commit=CommitLog(layout).head(), recipes=recipes))

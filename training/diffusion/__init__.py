@@ -1,0 +1,1 @@
+"""Diffusion of a window's two latents: noise, tasks, loss, guidance and sampling."""
