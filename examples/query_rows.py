@@ -48,6 +48,7 @@ from latents.cache.layout import CacheLayout, find_cache
 from latents.cache.log import CommitLog
 from latents.cache.refs import require_ref
 from latents.cache.rows import ROW_KINDS, RowKind, empty_table, with_commit
+from latents.errors import CacheError
 
 RowFiles = Mapping[RowKind, list[tuple[str, int]]]
 """By kind of rows: path of a file of rows, and number of the commit that names it."""
@@ -66,7 +67,8 @@ VIEWS = """
 CREATE VIEW latents AS
     SELECT * FROM every_latents l WHERE NOT EXISTS (
         FROM every_tombstones t WHERE t.reason <> 'readmitted' AND t.commit > l.commit
-        AND t.source = l.source AND (t.clip = l.clip OR t.clip IS NULL))
+        AND (t.source = l.source AND (t.clip = l.clip OR t.clip IS NULL)
+             OR t.recipe = l.recipe OR t.shard = l.shard))
     QUALIFY row_number() OVER (PARTITION BY recipe, clip ORDER BY commit DESC) = 1;
 CREATE VIEW sources AS
     SELECT * FROM (
@@ -150,9 +152,11 @@ def newest(rows: pl.LazyFrame, *key: str) -> pl.LazyFrame:
 def polars_answers(files: RowFiles, video: str) -> dict[str, list[tuple[Any, ...]]]:
     """As `duckdb_answers`."""
     ends = scan_rows(files, "tombstones").filter(pl.col("reason") != "readmitted")
-    whole = ends.filter(pl.col("clip").is_null(), pl.col("source").is_not_null())
-    single = ends.filter(pl.col("clip").is_not_null())
-    latents = living(living(scan_rows(files, "latents"), whole, "source"), single, "clip")
+    latents = scan_rows(files, "latents")
+    for column in ("source", "clip", "recipe", "shard"):
+        # Beside a clip, the source only says whose clip it is.
+        beside = pl.col("clip").is_null() if column == "source" else pl.lit(value=True)
+        latents = living(latents, ends.filter(beside, pl.col(column).is_not_null()), column)
     latents = newest(latents, "recipe", "clip")
     sources = newest(scan_rows(files, "sources"), "uri")
     sources = living(sources, ends.filter(pl.col("uri").is_not_null()), "uri")
@@ -178,8 +182,11 @@ def polars_answers(files: RowFiles, video: str) -> dict[str, list[tuple[Any, ...
 
 def main(cache: str) -> None:
     """Writes the answers of both, which differ in the last bits at most."""
-    layout = find_cache(cache)
-    current = require_ref(layout, "current")
+    try:
+        layout = find_cache(cache)
+        current = require_ref(layout, "current")
+    except CacheError as error:
+        sys.exit(str(error))
     files = row_files(layout, current.commit)
     for answers in (duckdb_answers, polars_answers):
         sys.stdout.write(f"{answers.__name__}\n")

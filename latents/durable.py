@@ -40,7 +40,7 @@ def writing_to(place: Path | str) -> Iterator[None]:
     except OSError as error:
         raise CacheError(
             f"{place}: writing failed ({reason(error)}). What was committed before stays; mend "
-            "the disk and run the same command again"
+            "the disk or the network and run the same command again"
         ) from error
 
 

@@ -239,11 +239,12 @@ def _report_result(result: JobResult, arguments: argparse.Namespace, unit: str) 
         )
         if result.num_clips_left:
             sys.stdout.write(f"clips that left with their sources: {result.num_clips_left}\n")
-        if result.num_dropped:
-            sys.stdout.write(
-                f"sources that were taken down before and stay out: {result.num_dropped} "
-                "(`mmldm cache drop --undo` readmits them)\n"
-            )
+        for what, count in (("sources", result.num_dropped), ("clips", result.num_dropped_clips)):
+            if count:
+                sys.stdout.write(
+                    f"{what} that were taken down before and stay out: {count} "
+                    "(`mmldm cache drop --undo` readmits them)\n"
+                )
         if result.num_quarantined:
             sys.stdout.write(f"Why: mmldm cache quarantine ls --cache {arguments.cache}\n")
         if arguments.part:

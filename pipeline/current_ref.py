@@ -24,6 +24,7 @@ class CurrentRef:
         snapshot: What it was planned on.
         planned: What ``current`` was then.
         uris: Of the sources that were asked for.
+        unread: Of those of them that could not be read now.
         may_replace: The job may put other recipes in the place of those there are.
     """
 
@@ -35,10 +36,12 @@ class CurrentRef:
         *,
         planned: Ref | None,
         uris: frozenset[str],
+        unread: frozenset[str],
         may_replace: bool,
     ) -> None:
         self._layout, self._wanted, self._snapshot = layout, wanted, snapshot
         self._planned, self._uris, self._may_replace = planned, uris, may_replace
+        self._unread = unread
         self.why_not: str | None = None
         """Why it was left where it is."""
 
@@ -46,7 +49,8 @@ class CurrentRef:
         """Points ``current`` at the log's head and at the wanted recipes; returns the head.
 
         It never moves to an earlier commit, to recipes that no clip was made by, nor away from
-        recipes that another job put there meanwhile or that sources outside this job have alone.
+        recipes that another job put there meanwhile or that sources outside this job, or such as
+        could not be read now, have alone.
         Where it leaves other recipes, ``refs/previous`` keeps what it was.
 
         Args:
@@ -87,7 +91,25 @@ class CurrentRef:
                 f"{num_others} other sources on record do not have these recipes; "
                 "`mmldm refresh` without SOURCE makes them all"
             )
+        if num_unread := self._num_unread(found):
+            return (
+                f"{num_unread} sources whose latents it names could not be read now; run this "
+                "again once they can be, or let them leave with `mmldm ingest --prune` or "
+                "`mmldm cache drop`"
+            )
         return None
+
+    def _num_unread(self, found: Mapping[str, str]) -> int:
+        """Contents that could not be read, and have latents by these recipes."""
+        sources, index = self._snapshot.sources, self._snapshot.index
+        unread = pa.array(sorted(self._unread), pa.string())
+        digests = sources.filter(pc.is_in(sources["uri"], value_set=unread))["digest"]
+        recipes = pa.array(list(found.values()), pa.string())
+        has_latents = pc.and_(
+            pc.is_in(index["recipe"], value_set=recipes),
+            pc.is_in(index["source"], value_set=digests.combine_chunks()),
+        )
+        return len(pc.unique(index.filter(has_latents)["source"].cast(pa.string())))
 
     def _kept(self, found: Mapping[str, str]) -> dict[str, str]:
         """The levels of a ref that were made from what is wanted now, or have no part in it."""

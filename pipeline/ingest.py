@@ -78,7 +78,7 @@ def ingest(
             rehash=rehash,
             is_part=is_part,
         )
-        return carry_out(job, engine=engine, device=device, unit="sources", started=started)
+        return carry_out(job, engine=engine, device=device, purpose="ingest", started=started)
 
 
 def plan_ingest(

@@ -13,11 +13,11 @@ from pipeline.decode import SourceTask
 
 Reason = Literal[
     "new source", "changed bytes", "new encoder", "new settings", "new level", "unfinished",
-    "retried",
+    "retried", "readmitted",
 ]  # fmt: skip
 """Why a field is to be made: a source that was never here; one whose file has other bytes now;
 another encoder or other settings than those of the rows there are; a level that was not made
-before; an interrupted run; a quarantine that was lifted."""
+before; an interrupted run; a quarantine that was lifted; a removal that was revoked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +100,8 @@ class JobPlan:
     """Sources and segments given up before, under these settings and versions."""
     num_dropped: int
     """Sources that were taken down, and are passed over."""
+    num_dropped_clips: int
+    """Clips of the other sources that were taken down one by one."""
 
     @property
     def num_cached_clips(self) -> int:

@@ -71,6 +71,7 @@ def plan_job(
         num_present=planner.num_present,
         num_quarantined=planner.num_quarantined + num_unreadable_before,
         num_dropped=len(readable) - len(admitted),
+        num_dropped_clips=_num_dropped_clips(snapshot, admitted),
     )
 
 
@@ -302,14 +303,26 @@ def _to_read(make: tuple[str, ...], usable: frozenset[str]) -> tuple[str, ...]:
 def _dropped_segments(snapshot: Snapshot, clip: ClipSpec) -> dict[str, set[int]]:
     """Segments that were taken down, by what the keys of a source's clips begin with.
 
-    At another frame rate it is the segment in which the clip that was taken down begins.
+    Cut otherwise, these are all segments that overlap the clip that was taken down. Where it ended
+    in what may be the tail of the segment before, that segment too.
     """
     segments: dict[str, set[int]] = {}
-    for key in dropped_clips(snapshot):
+    for key, stop in dropped_clips(snapshot).items():
         prefix, start, fps = key.split("-")
-        segment = int(start) * clip.fps // (int(fps) * clip.segment_frames)
-        segments.setdefault(prefix, set()).add(segment)
+        first_frame = int(start) * clip.fps // int(fps)
+        stop_frame = max(-(-stop * clip.fps // int(fps)), first_frame + 1)
+        first = first_frame // clip.segment_frames
+        if first and stop_frame <= first * clip.segment_frames + clip.tail_frames:
+            first -= 1
+        covered = range(first, -(-stop_frame // clip.segment_frames))
+        segments.setdefault(prefix, set()).update(covered)
     return segments
+
+
+def _num_dropped_clips(snapshot: Snapshot, sources: Sequence[HashedSource]) -> int:
+    """Clips of some sources that were taken down one by one."""
+    asked = {_clip_prefix(source.digest) for source in sources}
+    return sum(key.split("-")[0] in asked for key in dropped_clips(snapshot))
 
 
 def _clip_prefix(digest: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,6 +35,10 @@ from pipeline.source_rows import source_row
 from pipeline.sources import HashedSource, UnreadableSource
 from pipeline.stages import ClipRejected, SourceFinished
 from pipeline.tasks import Tasks
+
+Purpose = Literal["ingest", "refresh"]
+_UNITS: Mapping[Purpose, str] = {"ingest": "sources", "refresh": "tasks"}
+"""What progress counts: a refresh works on clips of the cache too."""
 
 TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-3, "tf32": 5e-3, "bf16": 3e-2}
 """Relative L2 distance within which another device must come; float16 itself rounds by 5e-4."""
@@ -102,7 +107,7 @@ def plan_for(
 
 
 def carry_out(
-    job: PlannedJob, *, engine: Engine, device: str, unit: str, started: float
+    job: PlannedJob, *, engine: Engine, device: str, purpose: Purpose, started: float
 ) -> JobResult:
     """Does what was planned; ``refs/current`` moves when all is done.
 
@@ -113,7 +118,7 @@ def carry_out(
     layout, plan, wanted = job.layout, job.plan, job.wanted
     make_missing_checkpoints(layout, job.snapshot.commit)
     write_recipes(layout, wanted.recipes.values())
-    committer = _open_committer(job)
+    committer = _open_committer(job, purpose)
     for noted in plan.source_rows:
         committer.add_source(noted)
     for annotation in plan.annotation_rows:
@@ -132,18 +137,19 @@ def carry_out(
                 row = source_row(one, wanted.segmentation, event.num_segments)
                 committer.add_source(row)
 
+    rejections = _Rejections(job)
     outcome = run_tasks(
         _encode_job(job, device),
         Tasks(plan, job.snapshot, wanted),
         engine=engine,
         committer=committer,
-        to_quarantine=_Rejections(job).row,
+        to_quarantine=rejections.row,
         on_finished=on_finished,
         in_two_parts=plan.in_two_parts,
-        unit=unit,
+        unit=_UNITS[purpose],
     )
     num_left = _let_go(job, committer)
-    current = _current_ref(job)
+    current = _current_ref(job, rejections.unread)
     commit = (
         current.move(has_made=bool(outcome.accepted))
         if job.moves_current
@@ -160,6 +166,7 @@ def carry_out(
         + len(plan.quarantine_rows),
         num_sources_with_rows=_num_with_rows(job, outcome, by_digest),
         num_dropped=plan.num_dropped,
+        num_dropped_clips=plan.num_dropped_clips,
         num_clips_left=num_left,
         commit=commit,
         current_stays=current.why_not,
@@ -167,7 +174,7 @@ def carry_out(
     )
 
 
-def _open_committer(job: PlannedJob) -> Committer:
+def _open_committer(job: PlannedJob, purpose: Purpose) -> Committer:
     run = job.settings.run
     return Committer(
         job.layout,
@@ -183,7 +190,10 @@ def _open_committer(job: PlannedJob) -> Committer:
             "kl": TOLERANCES[job.settings.kl_vae.precision],
             "perceptual": TOLERANCES[job.settings.autoencoder.precision],
         },
-        run={"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+        run={
+            "command": purpose,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        },
     )
 
 
@@ -241,10 +251,14 @@ class _Rejections:
     def __init__(self, job: PlannedJob) -> None:
         self._wanted = job.wanted
         self._attempts = attempts_so_far(job.snapshot)
+        self.unread: set[str] = set()
+        """URIs of sources that were there when they were hashed, and could not be read."""
 
     def row(self, event: ClipRejected) -> QuarantineRow:
         """The row of a clip or source that was given up."""
         wanted = self._wanted
+        if event.stage == "read":
+            self.unread.add(event.task.uri)
         question, versions = (
             (combined_digest(wanted.digests.values()), wanted.encode_versions)
             if event.stage == "encode"
@@ -286,13 +300,15 @@ def _let_go(job: PlannedJob, committer: Committer) -> int:
     return len(pc.unique(rows["clip"].cast(pa.string())))
 
 
-def _current_ref(job: PlannedJob) -> CurrentRef:
+def _current_ref(job: PlannedJob, unread: Set[str]) -> CurrentRef:
+    unreadable = {s.source.uri for s in job.sources if isinstance(s, UnreadableSource)}
     return CurrentRef(
         job.layout,
         job.wanted,
         job.snapshot,
         planned=job.planned_current,
         uris=frozenset(source.source.uri for source in job.sources),
+        unread=frozenset(unread | unreadable),
         may_replace=job.may_replace,
     )
 

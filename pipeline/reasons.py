@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from latents.cache.removal import readmitted_sources
 from latents.cache.snapshot import Snapshot
 from pipeline.given_up import GivenUp
 from pipeline.job_plan import Reason, Wanted
@@ -41,6 +42,7 @@ class Reasons:
         self._given_up = given_up
         self._changed = changed
         self._reason_for = reason_for
+        self._readmitted = readmitted_sources(snapshot)
         self._made_before = _made_before(snapshot, [source.digest for source in sources])
 
     def why(self, source: HashedSource, field: str) -> Reason:
@@ -49,6 +51,8 @@ class Reasons:
         last_commit = max((made.commit for made in before.values()), default=-1)
         if self._given_up.is_retried(source, since=last_commit):
             return "retried"
+        if self._readmitted.get(source.digest, -1) > last_commit:
+            return "readmitted"
         if not before:
             return "changed bytes" if source.source.uri in self._changed else "new source"
         if field not in before:

@@ -61,7 +61,7 @@ def refresh(
             levels=levels,
             part=part,
         )
-        return carry_out(job, engine=engine, device=device, unit="tasks", started=started)
+        return carry_out(job, engine=engine, device=device, purpose="refresh", started=started)
 
 
 def plan_refresh(

@@ -52,6 +52,8 @@ class JobResult:
     num_sources_with_rows: int
     num_dropped: int
     """Sources asked for that were taken down, and were passed over."""
+    num_dropped_clips: int
+    """Clips of the others that were taken down one by one."""
     num_clips_left: int
     """Clips whose sources changed or are gone."""
     commit: int

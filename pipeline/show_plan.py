@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+import pyarrow.compute as pc
+
+from latents.cache.rows import TombstoneRow
 from pipeline.estimate import Estimate
 from pipeline.job_plan import FieldPlan
 from pipeline.planned_job import PlannedJob
@@ -27,6 +30,7 @@ def plan_json(job: PlannedJob, cost: Estimate) -> dict[str, Any]:
         "num_quarantined": plan.num_quarantined,
         "num_unreadable": len(plan.quarantine_rows),
         "num_dropped": plan.num_dropped,
+        "num_dropped_clips": plan.num_dropped_clips,
         "leaving": [asdict(row) for row in plan.tombstones],
         "estimate": {**asdict(cost), "fits": cost.fits},
     }
@@ -38,6 +42,7 @@ def plan_text(job: PlannedJob, cost: Estimate, *, num_workers: int) -> str:
     lines = [
         f"{plan.num_sources} sources, {plan.num_present} with nothing left to do, "
         f"{plan.num_quarantined} given up before, {plan.num_dropped} taken down"
+        + (f", and {plan.num_dropped_clips} clips of others" if plan.num_dropped_clips else "")
     ]
     for field, one in plan.fields.items():
         lines.append(f"{field:17}{one.num_present:8} clips present   {_to_encode(one)}")
@@ -45,12 +50,21 @@ def plan_text(job: PlannedJob, cost: Estimate, *, num_workers: int) -> str:
             lines.append(f"{'':17}{one.num_leaving:8} clips leaving")
         if one.num_quarantined:
             lines.append(f"{'':17}{one.num_quarantined:8} given up before")
-    lines.extend(f"leaving  {row.uri or row.source} ({row.reason})" for row in plan.tombstones[:10])
+    lines.extend(f"leaving  {_named(job, row)} ({row.reason})" for row in plan.tombstones[:10])
     if len(plan.tombstones) > 10:
         lines.append(f"leaving  and {len(plan.tombstones) - 10} more")
     lines.extend(f"unreadable  {row.source}: {row.message}" for row in plan.quarantine_rows[:10])
     lines.extend(_cost(job, cost, num_workers))
     return "\n".join(lines) + "\n"
+
+
+def _named(job: PlannedJob, row: TombstoneRow) -> str:
+    """What leaves, by the name that it had last."""
+    if row.uri is not None:
+        return row.uri
+    history = job.snapshot.source_history
+    uris = history.filter(pc.equal(history["digest"], row.source))["uri"].to_pylist()
+    return f"{row.source} (was {uris[-1]})" if uris else str(row.source)
 
 
 def _to_encode(one: FieldPlan) -> str:

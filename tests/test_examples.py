@@ -118,6 +118,22 @@ def test_rows_that_count_are_queried(layout: CacheLayout, answer: Answer) -> Non
 
 
 @pytest.mark.parametrize("answer", ENGINES)
+@pytest.mark.parametrize(
+    ("column", "value", "stays"),
+    [("recipe", AUDIO, {"kl.video": 2 * 256}), ("shard", f"{sha256_hex(b'shard')}.tar", {})],
+)
+def test_what_left_with_its_recipe_or_shard_does_not_count(
+    layout: CacheLayout, answer: Answer, column: str, value: str, stays: dict[str, int]
+) -> None:
+    row = TombstoneRow(reason="unreached", uri=None, source=None, clip=None, **{column: value})
+    append(layout, "tombstones", row)
+
+    answers = answer(row_files(layout, CommitLog(layout).head()), VIDEO)
+
+    assert {field: total for field, _, total in answers["bytes per recipe"]} == stays
+
+
+@pytest.mark.parametrize("answer", ENGINES)
 def test_kinds_of_which_there_are_no_rows_do_no_harm(tmp_path: Path, answer: Answer) -> None:
     layout = make_cache(tmp_path, num_clips=3)
 

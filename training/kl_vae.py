@@ -85,7 +85,7 @@ class KLVAETrainConfig:
         if not 0 <= self.warmup_steps + self.decay_steps <= self.steps:
             raise ValueError(
                 f"warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} do not fit "
-                f"into {self.steps} steps"
+                f"into {self.steps} steps; set them too, such as --set warmup_steps=0"
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}; it must lie in [0, 1)")

@@ -258,6 +258,6 @@ def require_recipe(
             found[field],
             wanted.digest,
             differences,
-            "Name the settings and encoder the cache was made with, or make the other latents in "
-            "a cache of their own (another --cache)",
+            "Name the settings and encoder the cache was made with, or make the others beside "
+            "them with `mmldm refresh`",
         )

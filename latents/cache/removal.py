@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,7 +15,7 @@ from latents.cache.drivers import driving
 from latents.cache.layout import CacheLayout
 from latents.cache.log import CommitLog
 from latents.cache.refs import Ref, move_ref, read_ref
-from latents.cache.rows import TombstoneRow, rows_to_table
+from latents.cache.rows import LatentRow, TombstoneRow, latent_row, row_schema, rows_to_table
 from latents.cache.snapshot import Snapshot, load_snapshot
 from latents.cache.source_names import digest_of, unknown_name, uris_of
 from latents.errors import CacheError
@@ -63,7 +64,13 @@ def drop(layout: CacheLayout, names: Sequence[str], *, run: Mapping[str, str]) -
         sources, clips = _resolve(layout, snapshot, names)
         rows = [row for digest in sources for row in _tombstones(snapshot, digest)]
         rows += [
-            TombstoneRow(reason="dropped", uri=None, source=digest, clip=clip)
+            TombstoneRow(
+                reason="dropped",
+                uri=None,
+                source=digest,
+                clip=clip,
+                stop_frame=_stop_frame(snapshot, clip),
+            )
             for clip, digest in clips.items()
         ]
         commit = _append(layout, snapshot, rows, run)
@@ -120,24 +127,28 @@ def dropped_digests(snapshot: Snapshot) -> set[str]:
     return {source for clip, source in _dropped(snapshot) if clip is None}
 
 
-def dropped_clips(snapshot: Snapshot) -> set[str]:
-    """Keys of the clips that were taken down one by one and not readmitted."""
-    return {clip for clip, _ in _dropped(snapshot) if clip is not None}
+def dropped_clips(snapshot: Snapshot) -> dict[str, int]:
+    """The clips that were taken down one by one and not readmitted, with their stop frames."""
+    return {clip: row["stop_frame"] or 0 for (clip, _), row in _dropped(snapshot).items() if clip}
 
 
-def _dropped(snapshot: Snapshot) -> set[tuple[str | None, str]]:
+def readmitted_sources(snapshot: Snapshot) -> dict[str, int]:
+    """Digests of the sources that were readmitted, whole or in clips, and in which commit last."""
+    rows = (row for row in _words(snapshot) if row["reason"] == "readmitted")
+    return {row["source"]: row["commit"] for row in rows}
+
+
+def _dropped(snapshot: Snapshot) -> dict[tuple[str | None, str], dict[str, Any]]:
     """Clip (None: the whole source) and source of what is down; the last word counts."""
-    words: dict[tuple[str | None, str], str] = {}
-    for row in _words(snapshot):
-        words[row["clip"], row["source"]] = row["reason"]
-    return {key for key, reason in words.items() if reason == "dropped"}
+    words = {(row["clip"], row["source"]): row for row in _words(snapshot)}
+    return {key: row for key, row in words.items() if row["reason"] == "dropped"}
 
 
-def _words(snapshot: Snapshot) -> list[dict[str, str]]:
+def _words(snapshot: Snapshot) -> list[dict[str, Any]]:
     """Tombstones by which something was taken down or readmitted, in order of their commits."""
     rows = snapshot.tombstones
     is_word = pc.is_in(rows["reason"], value_set=pa.array(sorted(_QUIET_REASONS)))
-    found: list[dict[str, str]] = rows.filter(is_word).to_pylist()
+    found: list[dict[str, Any]] = rows.filter(is_word).to_pylist()
     return found
 
 
@@ -201,6 +212,30 @@ def _tombstones(snapshot: Snapshot, digest: str) -> list[TombstoneRow]:
     return [
         TombstoneRow(reason="dropped", uri=uri, source=digest, clip=None) for uri in uris or [None]
     ]
+
+
+def _stop_frame(snapshot: Snapshot, clip: str) -> int:
+    """The frame of its source before which a clip ends, at the clip's rate."""
+    of_clip = snapshot.index.filter(pc.equal(snapshot.index["clip"], clip))
+    commits = np.unique(of_clip["commit"].to_numpy())
+    stops = [0]
+    for file in snapshot.latents_files:
+        if file.has_any(commits):
+            rows = file.read()
+            found = rows.filter(pc.equal(rows["clip"], clip)).select(row_schema("latents").names)
+            stops += [_last_frame_of(latent_row(row)) for row in found.to_pylist()]
+    return max(stops)
+
+
+def _last_frame_of(row: LatentRow) -> int:
+    if row.field in ("clip.video", "kl.video"):
+        return row.start_frame + row.shape[0]
+    if row.num_windows:
+        first, stride, frames = row.window_first_frame, row.window_stride, row.window_frames
+        return (
+            row.start_frame + (first or 0) + (row.num_windows - 1) * (stride or 0) + (frames or 0)
+        )
+    return row.start_frame + (row.sound_stop_frame or 0)
 
 
 def _num_clips(snapshot: Snapshot, sources: Mapping[str, None], clips: Mapping[str, str]) -> int:

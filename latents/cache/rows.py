@@ -145,6 +145,9 @@ class TombstoneRow:
     """Latents that this recipe made leave."""
     shard: str | None = None
     """Latents that lie in this shard leave."""
+    stop_frame: int | None = None
+    """Of a clip that was dropped: the frame of its source, at the clip's rate, before which it
+    ended. Clips that are cut otherwise stay out where they overlap it."""
 
 
 ROW_TYPES: dict[RowKind, type] = {
@@ -295,6 +298,7 @@ _COUNTS: dict[str, tuple[str, ...]] = {
     ),
     "sources": ("num_segments",),
     "quarantine": ("segment", "attempts"),
+    "tombstones": ("stop_frame",),
 }
 
 

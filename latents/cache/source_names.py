@@ -51,6 +51,7 @@ def unknown_name(place: str, name: str, known: Iterable[str]) -> CacheError:
     near += difflib.get_close_matches(name, candidates[:_MAX_COMPARED], n=3, cutoff=0.5)
     hint = ", ".join(dict.fromkeys(near[:3]))
     return CacheError(
-        f"{place}: nothing is called {name!r}; wanted a URI or path of a source, or "
-        f"{MIN_PREFIX} digits or more of its digest" + (f". Near it: {hint}" if hint else "")
+        f"{place}: nothing is called {name!r}; wanted a URI or path of a source, "
+        f"{MIN_PREFIX} digits or more of its digest, or the key of a clip"
+        + (f". Near it: {hint}" if hint else "")
     )

@@ -42,7 +42,8 @@ def verify_cache(
         rebuild_checkpoints: Whether missing and damaged checkpoints are made again from their
             commits, where those are whole; a damaged one that was is not told as damage.
         on_shard: Called with (shards checked, shards in all).
-        on_note: Takes sentences on what is no damage: checkpoints missing or made again.
+        on_note: Takes sentences on what is no damage: checkpoints missing or made again, and
+            that there is no ``refs/current``.
 
     Raises:
         CacheError: There is no cache, or one of another format; or a checkpoint cannot be written.
@@ -59,6 +60,11 @@ def verify_cache(
     recipes = _read_recipes(layout, log, damaged)
     damaged.extend(_verify_recipes_of_rows(layout, log, recipes))
     damaged.extend(_verify_refs(layout, refs, log, recipes))
+    if numbers and not layout.storage.exists(layout.ref("current")):
+        on_note(
+            "refs/current is not there: no ingest has completed yet, or it was removed; the last "
+            "ingest or refresh, run again, writes it"
+        )
     for commit in {log.end, *(ref.commit for ref in refs.values() if ref.commit <= log.end)}:
         damaged.extend(_verify_identities(layout, log, log.living(commit)))
     needed = _needed_shards(log, refs.values(), recipes)

@@ -83,7 +83,7 @@ def test_a_source_is_taken_down_by_any_of_its_names(layout: CacheLayout, name: s
     snapshot = load_snapshot(layout)
     assert snapshot.sources["uri"].to_pylist() == sorted([URIS[0], URIS[2]])
     assert dropped_digests(snapshot) == {DIGESTS[1]}
-    assert dropped_clips(snapshot) == set()
+    assert dropped_clips(snapshot) == {}
 
 
 def test_a_file_is_named_by_its_path_too(
@@ -105,7 +105,7 @@ def test_a_clip_is_taken_down_by_its_key_and_its_source_stays(layout: CacheLayou
     assert clips_of_head(layout) == sorted([KEYS[0], KEYS[2]])
     snapshot = load_snapshot(layout)
     assert snapshot.sources.num_rows == 3
-    assert (dropped_digests(snapshot), dropped_clips(snapshot)) == (set(), {KEYS[1]})
+    assert (dropped_digests(snapshot), dropped_clips(snapshot)) == (set(), {KEYS[1]: 8})
 
 
 def test_what_is_taken_down_is_content_under_all_its_names(layout: CacheLayout) -> None:
@@ -189,7 +189,7 @@ class TestReadmission:
 
         readmit(layout, [KEYS[0]], run=RUN)
 
-        assert dropped_clips(load_snapshot(layout)) == {KEYS[1]}
+        assert dropped_clips(load_snapshot(layout)) == {KEYS[1]: 8}
 
     def test_the_last_word_counts(self, layout: CacheLayout) -> None:
         for _ in range(2):

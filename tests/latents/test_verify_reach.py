@@ -10,7 +10,7 @@ import pytest
 from latents.cache.commit import read_commit
 from latents.cache.layout import CacheLayout
 from latents.cache.log import CommitLog
-from latents.cache.refs import Ref, write_recipes, write_ref
+from latents.cache.refs import Ref, delete_ref, write_recipes, write_ref
 from latents.cache.rows import (
     LatentRow,
     TombstoneRow,
@@ -131,6 +131,15 @@ def test_a_row_that_cannot_be_is_named_with_its_file(layout: CacheLayout) -> Non
 
     assert damage.path == layout.rows(read_commit(layout, 2).files["sources"].sha256)
     assert damage.problem == "sources row 0: the size is negative"
+
+
+def test_a_cache_without_its_current_ref_is_noted(layout: CacheLayout) -> None:
+    delete_ref(layout, "current")
+    notes: list[str] = []
+
+    assert verify_cache(layout, on_note=notes.append) == []
+
+    assert [note.split(":")[0] for note in notes] == ["refs/current is not there"]
 
 
 def test_a_ref_beyond_the_log_is_damage(layout: CacheLayout) -> None:

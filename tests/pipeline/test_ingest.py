@@ -231,7 +231,7 @@ def test_a_cache_of_another_recipe_is_refused_with_what_differs(
     message = capsys.readouterr().err.splitlines()[-1]
     assert "kl.audio mel sample_rate: 22050 -> 16000" in message
     assert "kl.audio window stride: 16 -> 4" in message
-    assert "a cache of their own" in message
+    assert "make the others beside them with `mmldm refresh`" in message
     assert content(tmp_path / "c") == before
 
 

@@ -305,8 +305,11 @@ def test_a_content_that_left_is_made_anew_when_it_is_back() -> None:
 # What was taken down.
 
 
-def dropped(content: str, clip: str | None = None, reason: str = "dropped") -> TombstoneRow:
-    return TombstoneRow(reason=reason, uri=None, source=digest_of(content), clip=clip)
+def dropped(
+    content: str, clip: str | None = None, reason: str = "dropped", stop_frame: int | None = None
+) -> TombstoneRow:
+    source = digest_of(content)
+    return TombstoneRow(reason=reason, uri=None, source=source, clip=clip, stop_frame=stop_frame)
 
 
 def test_a_content_that_was_taken_down_is_passed_over_under_any_name() -> None:
@@ -319,7 +322,7 @@ def test_a_content_that_was_taken_down_is_passed_over_under_any_name() -> None:
 
 def test_a_clip_that_was_taken_down_is_not_made_again() -> None:
     kept = [*latents("A", [0, 1], ALL), on_record("a", "A", 2, ALL)]
-    log = MadeUpLog(kept, [dropped("A", clip_key("A", 1, WANTED))])
+    log = MadeUpLog(kept, [dropped("A", clip_key("A", 1, WANTED), stop_frame=200)])
     same, other = (
         plan([hashed("a", "A")], log, wanted(levels=("clip", "kl"), kl_vae=kl_vae))
         for kl_vae in ("k", "l")
@@ -330,9 +333,40 @@ def test_a_clip_that_was_taken_down_is_not_made_again() -> None:
 
 
 def test_a_clip_that_was_taken_down_stays_down_at_another_frame_rate() -> None:
-    log = MadeUpLog(TWO_CLIPS, [dropped("A", clip_key("A", 1, WANTED))])
+    log = MadeUpLog(TWO_CLIPS, [dropped("A", clip_key("A", 1, WANTED), stop_frame=200)])
     found = plan([hashed("a", "A")], log, wanted("clip.fps=5"))
     assert [task.skip_segments for task in found.to_decode] == [frozenset({1})]
+    assert (found.num_dropped, found.num_dropped_clips) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("segment", "stop_frame", "override", "skipped"),
+    [
+        # Seconds 0 to 12, of a clip with its tail, lie in segments of 5 s now, or of 20 s.
+        (0, 120, "clip.segment_seconds=5", {0, 1, 2}),
+        (0, 120, "clip.segment_seconds=20", {0}),
+        (1, 200, "clip.segment_seconds=5", {2, 3}),
+        (1, 200, "clip.segment_seconds=20", {0}),
+        # With its tail, the clip reaches into a segment that there was not.
+        (0, 120, "clip.tail_frames=0", {0, 1}),
+        # What ends within 31 frames may be the tail of the segment before.
+        (1, 130, "clip.segment_seconds=5", {1, 2}),
+        (1, 132, "clip.segment_seconds=5", {2}),
+    ],
+)
+def test_no_clip_that_overlaps_one_that_was_taken_down_is_made(
+    segment: int, stop_frame: int, override: str, skipped: set[int]
+) -> None:
+    drop = dropped("A", clip_key("A", segment, WANTED), stop_frame=stop_frame)
+    found = plan([hashed("a", "A")], MadeUpLog(TWO_CLIPS, [drop]), wanted(override))
+    assert [task.skip_segments for task in found.to_decode] == [frozenset(skipped)]
+
+
+def test_what_was_readmitted_is_made_for_that_reason() -> None:
+    key = clip_key("A", 1, WANTED)
+    log = MadeUpLog(TWO_CLIPS, [dropped("A", key)], [dropped("A", key, reason="readmitted")])
+    found = plan([hashed("a", "A")], log, WANTED)
+    assert found.fields["kl.video"].to_encode == {"readmitted": 1}
 
 
 # What was given up.

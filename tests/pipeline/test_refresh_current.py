@@ -68,6 +68,26 @@ def test_a_refresh_leaves_current_where_a_source_came_meanwhile(
     assert len(cache.level()) == NUM_SCENES + 1
 
 
+def test_a_refresh_leaves_current_while_a_source_that_it_names_cannot_be_read(
+    tmp_path: Path, job: SmallJob, video: Path
+) -> None:
+    cache = SmallCache(tmp_path / "cache")
+    kl = replace(job, levels=("kl",))
+    cache.ingest(kl, str(video), SCENES)
+    before = cache.ref("current")
+    away = video.rename(tmp_path / "away.mp4")
+    faster = replace(kl, overrides=("clip.fps=20",))
+
+    result = cache.run(faster)
+
+    assert (result.num_clips_encoded, result.num_quarantined) == (NUM_SCENES, 1)
+    assert "1 sources whose latents it names could not be read now" in str(result.current_stays)
+    assert cache.ref("current") == before
+    away.rename(video)
+    done = cache.refresh(faster)
+    assert (done.result.num_clips_encoded, done.result.current_stays) == (1, None)
+
+
 def test_an_ingest_does_not_undo_a_refresh_that_ended_meanwhile(
     cache: SmallCache, job: SmallJob, update: SmallJob
 ) -> None:
