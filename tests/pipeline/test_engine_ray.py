@@ -20,7 +20,8 @@ from pipeline.job import ClipTensors
 from pipeline.synth import synthesise
 from tests.pipeline.small_jobs import SmallCache, SmallJob, make_autoencoder
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+# Where an actor is lost, Ray starts another process: 10 s, and a minute on a busy machine.
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 NUM_CLIPS = 3
 
