@@ -65,8 +65,8 @@ def perceptual_clips(
 ) -> list[FakeClip]:
     """Clips of the ``perceptual`` level, 5 windows each, of latents (channel, row, column).
 
-    What a window sounds like tells how it looks: the first video channel has the mean of the
-    first audio channel. Log-variances are -10.
+    What a window sounds like tells how it looks: a video latent is the audio latent, enlarged, and
+    some noise. Log-variances are -10. Both have as many channels.
     """
     return [_perceptual_clip(index, seed, video, audio) for index in range(num_clips)]
 
@@ -76,13 +76,13 @@ def _perceptual_clip(
 ) -> FakeClip:
     generator = np.random.default_rng([seed, index])
     num_windows = NUM_FRAMES - 3
-    loudness = generator.normal(size=(num_windows, 1, 1))
-    means = [generator.normal(scale=0.5, size=(num_windows, *shape)) for shape in (video, audio)]
-    for mean in means:
-        mean[:, 0] += loudness
+    sound = generator.normal(size=(num_windows, *audio))
+    factor = video[1] // audio[1]
+    picture = sound.repeat(factor, axis=2).repeat(factor, axis=3)
+    picture += generator.normal(scale=0.3, size=picture.shape)
     tensors = {
         field: np.concatenate([mean, np.full_like(mean, -10.0)], axis=1).astype(np.float16)
-        for field, mean in zip(("perceptual.video", "perceptual.audio"), means, strict=True)
+        for field, mean in (("perceptual.video", picture), ("perceptual.audio", sound))
     }
     digest = sha256_hex(f"perceptual {seed} {index}".encode())
     return FakeClip(key=ClipKey(source_digest=digest, start_frame=0, fps=10), tensors=tensors)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latents.errors import InterruptedJobError
+from training.cli_dit import add_dit, in_section
 
 if TYPE_CHECKING:
     from training.kl_vae import TrainProgress
@@ -34,6 +35,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     kl_vae.add_argument("--preset", action="append", default=[], metavar="P")
     kl_vae.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
     kl_vae.set_defaults(run=_train_kl_vae)
+    add_dit(models)
 
 
 def _train_kl_vae(arguments: argparse.Namespace) -> int:
@@ -46,7 +48,7 @@ def _train_kl_vae(arguments: argparse.Namespace) -> int:
         KLVAERunSettings,
         kind="kl-vae",
         presets=arguments.preset or ["tiny"],
-        overrides=[_in_section(override) for override in arguments.overrides],
+        overrides=[in_section(override) for override in arguments.overrides],
     )
     level = open_cache(arguments.cache, level="clip")
     pictures = ClipPictures(
@@ -73,12 +75,6 @@ def _train_kl_vae(arguments: argparse.Namespace) -> int:
         ) from None
     sys.stdout.write(f"{arguments.out}: trained, scaling factor {factor:.4f}\n")
     return 0
-
-
-def _in_section(override: str) -> str:
-    """``steps=200`` stands for ``optimisation.steps=200``."""
-    name = override.partition("=")[0]
-    return override if "." in name else f"optimisation.{override}"
 
 
 def _write_progress(progress: TrainProgress) -> None:

@@ -1,0 +1,158 @@
+"""``mmldm train dit``: the diffusion transformer, from a cache's perceptual level alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latents.errors import ConfigError, InterruptedJobError
+
+if TYPE_CHECKING:
+    from training.dit.config import DiTConfig
+    from training.dit.run import RunProgress
+    from training.dit.settings import DiTRunSettings
+
+Commands = argparse._SubParsersAction
+
+_REPORT_SECONDS = 5.0
+
+
+def add_dit(models: Commands[argparse.ArgumentParser]) -> None:
+    """Mounts ``train dit``."""
+    dit = models.add_parser(
+        "dit",
+        help="perceptual level -> DiT",
+        description="Trains MM-LDM's diffusion transformer on the perceptual level of a cache. No "
+        "video, KL-VAE or encoder is needed for it.",
+    )
+    dit.add_argument("--cache", metavar="C", help="a folder, or a URL (s3://...)")
+    dit.add_argument("--out", type=Path, metavar="D", help="the model's folder")
+    dit.add_argument("--ref", default="current", help="which snapshot to train on")
+    dit.add_argument("--resume", action="store_true", help="go on from the run's checkpoint")
+    dit.add_argument("--init", type=Path, metavar="D", help="start from this DiT's weights")
+    dit.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    dit.add_argument(
+        "--preset", action="append", default=[], metavar="P", help="tiny, S, B, L, XL or a .toml"
+    )
+    dit.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
+    dit.add_argument(
+        "--describe", action="store_true", help="only say how large the preset's model is"
+    )
+    dit.add_argument("--json", action="store_true", help="results as JSON")
+    dit.set_defaults(run=_train_dit)
+
+
+def _train_dit(arguments: argparse.Namespace) -> int:
+    from latents.config import load_config
+    from training.dit.settings import DiTRunSettings
+
+    settings = load_config(
+        DiTRunSettings,
+        kind="dit",
+        presets=arguments.preset or ["tiny"],
+        overrides=[in_section(override) for override in arguments.overrides],
+    )
+    if arguments.describe:
+        return _describe(settings.model, as_json=arguments.json)
+    if arguments.cache is None or arguments.out is None:
+        raise ConfigError("training needs --cache C and --out D; --describe needs neither")
+    return _run(arguments, settings)
+
+
+def _run(arguments: argparse.Namespace, settings: DiTRunSettings) -> int:
+    from training.dit.run import METRICS_FILE, train_dit
+
+    device = _device(arguments.device)
+    try:
+        trained = train_dit(
+            arguments.cache,
+            settings,
+            out=arguments.out,
+            ref=arguments.ref,
+            resume=arguments.resume,
+            device=device,
+            init=arguments.init,
+            on_progress=_Reporter(settings.optimisation.steps),
+        )
+    except KeyboardInterrupt:
+        raise InterruptedJobError(
+            signal.SIGINT,
+            f"interrupted; the last checkpoint in {arguments.out} stays. Run the same command "
+            "with --resume and it goes on from there",
+        ) from None
+    if arguments.json:
+        losses = _last_validation(arguments.out / METRICS_FILE)
+        _write(json.dumps({"out": str(arguments.out), "steps": trained.steps, "losses": losses}))
+    else:
+        _write(f"{arguments.out}: trained for {trained.steps} steps")
+    return 0
+
+
+def _last_validation(metrics: Path) -> object:
+    lines = metrics.read_text(encoding="utf-8").splitlines()
+    return json.loads(lines[-1]).get("validation", {}).get("losses") if lines else None
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+class _Reporter:
+    """Tells every few seconds, and at each validation, where a run is."""
+
+    def __init__(self, num_steps: int) -> None:
+        self._num_steps = num_steps
+        self._last = time.monotonic()
+
+    def __call__(self, progress: RunProgress) -> None:
+        train, validation = progress.train, progress.validation
+        is_last = train.step == self._num_steps
+        if validation is None and not is_last and time.monotonic() < self._last + _REPORT_SECONDS:
+            return
+        self._last = time.monotonic()
+        left = (self._num_steps - train.step) / max(progress.steps_per_second, 1e-9)
+        sys.stderr.write(
+            f"step {train.step}/{self._num_steps}  epoch {train.epoch:.2f}  "
+            f"video {train.video_loss:.4f}  audio {train.audio_loss:.4f}  "
+            f"{progress.steps_per_second:.2f} steps/s  {left:.0f} s left\n"
+        )
+        if validation is not None:
+            cases = "  ".join(
+                f"{case} {loss.video:.4f}/{loss.audio:.4f}"
+                for case, loss in validation.losses.items()
+            )
+            sys.stderr.write(f"held out ({validation.num_windows} windows, video/audio)  {cases}\n")
+
+
+def _describe(config: DiTConfig, *, as_json: bool) -> int:
+    from training.dit.describe import describe
+
+    found = describe(config)
+    if as_json:
+        _write(json.dumps(asdict(found)))
+    else:
+        _write(
+            f"{found.num_parameters / 1e6:.1f} M parameters, {found.gmacs:.1f} GMAC a step of one "
+            f"sample, {found.num_tokens} tokens"
+        )
+    return 0
+
+
+def in_section(override: str) -> str:
+    """``steps=200`` stands for ``optimisation.steps=200``."""
+    name = override.partition("=")[0]
+    return override if "." in name else f"optimisation.{override}"
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(line + "\n")

@@ -1,0 +1,1 @@
+"""MM-LDM's diffusion transformer: joint noise prediction for video and audio latents."""

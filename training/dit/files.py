@@ -1,0 +1,204 @@
+"""A trained DiT's folder: ``config.json`` and ``model.safetensors``, all that sampling needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from latents.config import build_dataclass
+from latents.durable import make_folder, reason, replace_file
+from latents.errors import ConfigError, ModelError
+from latents.recipe import Recipe, canonical_json, recipe_from_json, sha256_hex
+from latents.whitening import Whitening
+from training.diffusion.schedule import NoiseSchedule, linear_schedule
+from training.dit.batches import PairWhitening
+from training.dit.config import DiTConfig
+from training.dit.model import DiT
+from training.dit.settings import DiffusionSettings
+
+CONFIG_FILE, MODEL_FILE = "config.json", "model.safetensors"
+FORMAT = "mmldm dit"
+FORMAT_VERSION = 1
+_DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedOn:
+    """The latents that a model was trained on; it samples such as these, and no others."""
+
+    cache: str
+    """Where the cache was."""
+    commit: int
+    recipes: Mapping[str, Recipe]
+    """Of both fields of the perceptual level, with all they are made from."""
+
+    def pinned(self) -> dict[str, Any]:
+        """What a resumed run must find again, as JSON."""
+        digests = {field: recipe.digest for field, recipe in self.recipes.items()}
+        return {"commit": self.commit, "recipes": digests}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedDiT:
+    """A DiT and what its latents mean."""
+
+    model: DiT
+    diffusion: DiffusionSettings
+    whitening: PairWhitening
+    trained_on: TrainedOn
+    steps: int
+    """Optimiser steps it was trained for."""
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise that it was trained to predict."""
+        return linear_schedule(
+            num_timesteps=self.diffusion.num_timesteps,
+            first_beta=self.diffusion.first_beta,
+            last_beta=self.diffusion.last_beta,
+        )
+
+
+def save_dit(folder: Path, trained: TrainedDiT, *, half: bool = False) -> None:
+    """Writes a folder that `load_dit` reads, each file as a whole, the weights last.
+
+    Args:
+        folder: Made where it is not there.
+        trained: What to save.
+        half: Store the weights in float16.
+
+    Raises:
+        ModelError: The folder cannot be written.
+    """
+    dtype = torch.float16 if half else torch.float32
+    tensors = {
+        name: parameter.detach().to("cpu", dtype).contiguous()
+        for name, parameter in trained.model.named_parameters()
+    }
+    config = _config(trained, dtype=str(dtype).removeprefix("torch."))
+    content = json.dumps(config, indent=2).encode() + b"\n"
+    try:
+        make_folder(folder)
+        replace_file(folder / CONFIG_FILE, content)
+        replace_file(folder / MODEL_FILE, save(tensors, metadata={"config": sha256_hex(content)}))
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be written ({reason(error)})") from error
+
+
+def _config(trained: TrainedDiT, *, dtype: str) -> dict[str, Any]:
+    recipes = trained.trained_on.recipes
+    documents = {
+        one.digest: json.loads(one.to_json())
+        for recipe in recipes.values()
+        for one in recipe.with_ancestors()
+    }
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "dtype": dtype,
+        "steps": trained.steps,
+        "model": asdict(trained.model.config),
+        "diffusion": asdict(trained.diffusion),
+        "whitening": {
+            "video": trained.whitening.video.to_record(),
+            "audio": trained.whitening.audio.to_record(),
+        },
+        "trained_on": {
+            "cache": trained.trained_on.cache,
+            "commit": trained.trained_on.commit,
+            "recipes": {field: recipe.digest for field, recipe in recipes.items()},
+        },
+        "recipes": documents,
+    }
+
+
+def load_dit(folder: str | Path, *, device: torch.device | str = "cpu") -> TrainedDiT:
+    """Reads a folder that `save_dit` wrote; weights are float32.
+
+    Raises:
+        ModelError: Nothing is there, it cannot be read, or weights and config do not fit.
+    """
+    root = Path(folder).expanduser()
+    content = _read(root / CONFIG_FILE)
+    try:
+        config = json.loads(content)
+        if (config["format"], config["version"]) != (FORMAT, FORMAT_VERSION):
+            raise ValueError(f"it is {config['format']!r}, version {config['version']!r}")
+        trained_on = _trained_on(config)
+        model_config = build_dataclass(DiTConfig, config["model"], path="model.")
+        diffusion = build_dataclass(DiffusionSettings, config["diffusion"], path="diffusion.")
+        whitening = PairWhitening(
+            video=Whitening.from_record(config["whitening"]["video"]),
+            audio=Whitening.from_record(config["whitening"]["audio"]),
+        )
+        steps = int(config["steps"])
+    except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
+        raise ModelError(f"{root / CONFIG_FILE} is no config of a DiT: {error}") from error
+    return TrainedDiT(
+        model=_model(root / MODEL_FILE, model_config).to(device),
+        diffusion=diffusion,
+        whitening=whitening,
+        trained_on=trained_on,
+        steps=steps,
+    )
+
+
+def _trained_on(config: Mapping[str, Any]) -> TrainedOn:
+    documents = {digest: canonical_json(one) for digest, one in config["recipes"].items()}
+    for digest, document in documents.items():
+        if sha256_hex(document) != digest:
+            raise ValueError(f"recipe {digest[:12]} does not hash to its name")
+    found = config["trained_on"]
+    return TrainedOn(
+        cache=str(found["cache"]),
+        commit=int(found["commit"]),
+        recipes={
+            field: recipe_from_json(documents[digest], documents)
+            for field, digest in found["recipes"].items()
+        },
+    )
+
+
+def _model(path: Path, config: DiTConfig) -> DiT:
+    try:
+        tensors: dict[str, Tensor] = load(_read(path))
+        # Before anything is allocated: a few bytes of config can describe any size.
+        with torch.device("meta"):
+            _require_same_shapes(tensors, DiT(config))
+        model = DiT(config, generator=torch.Generator())
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(tensors[name])
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{path} does not fit its config: {error}") from error
+    return model
+
+
+def _require_same_shapes(tensors: Mapping[str, Tensor], model: DiT) -> None:
+    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    differing = sorted(
+        f"{name} {found.get(name, 'is missing')} (wanted {wanted.get(name, 'none')})"
+        for name in found.keys() | wanted.keys()
+        if found.get(name) != wanted.get(name)
+    )
+    if differing:
+        raise ValueError(f"{len(differing)} weights differ, such as {differing[0]}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{path} cannot be read ({reason(error)}); a DiT is a folder that `mmldm train dit` "
+            "has written"
+        ) from error

@@ -1,0 +1,219 @@
+"""A whole training run of a DiT: from a cache to a folder that samples."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latents.cache.reader import CachedLevel, ClipRows, open_cache
+from latents.cache.refs import read_recipe
+from latents.cache.resident import ResidentWindows
+from latents.cache.splits import clips_of_split
+from latents.durable import make_folder, replace_file
+from latents.errors import CacheError, ConfigError
+from latents.fields import LEVELS
+from latents.whitening import whitening_of
+from training.dit.batches import AUDIO, VIDEO, PairWhitening, WindowBatches
+from training.dit.files import TrainedDiT, TrainedOn, load_dit, save_dit
+from training.dit.model import DiT
+from training.dit.settings import DiTRunSettings
+from training.dit.train import DiTTrainer, TrainProgress, schedule_of
+from training.dit.validation import Validation, Validator
+
+CHECKPOINT = Path("checkpoint", "checkpoint.safetensors")
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunProgress:
+    """Where a run is."""
+
+    train: TrainProgress
+    validation: Validation | None
+    """Where this step was validated."""
+    steps_per_second: float
+
+
+def train_dit(
+    cache: str | Path,
+    settings: DiTRunSettings,
+    *,
+    out: Path,
+    ref: str,
+    resume: bool,
+    device: str,
+    on_progress: Callable[[RunProgress], None],
+    init: Path | None = None,
+) -> TrainedDiT:
+    """Trains a DiT on the perceptual level of a cache, and writes it to ``out``.
+
+    Args:
+        cache: Folder or URL.
+        settings: How.
+        out: The folder of the model, with its checkpoint and metrics.
+        ref: Which snapshot; a resumed run must find the same commit and recipes.
+        resume: Go on from the checkpoint.
+        device: Where to train.
+        on_progress: Told after each step.
+        init: A trained DiT to start from, of the same architecture.
+
+    Returns:
+        The average model, as it was saved.
+
+    Raises:
+        CacheError: The cache has no such level or ref, or no windows to train on.
+        ConfigError: There is a run in ``out`` already, or it began with other settings.
+        ModelError: The checkpoint, or the model to start from, cannot be used.
+    """
+    checkpoint = out / CHECKPOINT
+    if checkpoint.exists() and not resume:
+        raise ConfigError(
+            f"{out} holds a run already; go on with it by --resume, or name another --out"
+        )
+    level = open_cache(cache, level="perceptual", ref=ref)
+    train_clips = _clips(level, settings, "train")
+    whitening = PairWhitening(
+        video=whitening_of(clip.rows[VIDEO] for clip in train_clips),
+        audio=whitening_of(clip.rows[AUDIO] for clip in train_clips),
+    )
+    trained_on = TrainedOn(
+        cache=level.layout.url,
+        commit=level.commit,
+        recipes={f: read_recipe(level.layout, level.recipes[f]) for f in LEVELS["perceptual"]},
+    )
+    model = _fresh_model(settings, init).to(device)
+    trainer = DiTTrainer(model, settings, pinned=_pinned(trained_on, whitening))
+    if checkpoint.exists():
+        trainer.restore(checkpoint)
+    validator = _validator(level, settings, whitening, device)
+    batches = _batches(level, train_clips, settings, whitening)
+    _Run(trainer, validator, out, on_progress).train(batches)
+    trainer.average.copy_to(trainer.model)
+    trained = TrainedDiT(
+        model=trainer.model.eval(),
+        diffusion=settings.diffusion,
+        whitening=whitening,
+        trained_on=trained_on,
+        steps=trainer.step,
+    )
+    save_dit(out, trained)
+    return trained
+
+
+class _Run:
+    """What happens between the steps: validation, checkpoints, metrics."""
+
+    def __init__(
+        self,
+        trainer: DiTTrainer,
+        validator: Validator | None,
+        out: Path,
+        on_progress: Callable[[RunProgress], None],
+    ) -> None:
+        self._trainer, self._validator, self._out = trainer, validator, out
+        self._on_progress = on_progress
+        self._first, self._started = trainer.step, time.monotonic()
+
+    def train(self, batches: WindowBatches) -> None:
+        """Trains to the end."""
+        make_folder(self._out)
+        _forget_metrics_after(self._trainer.step, self._out / METRICS_FILE)
+        self._trainer.train(batches, on_step=self._after)
+
+    def _after(self, train: TrainProgress) -> None:
+        settings = self._trainer.settings
+        is_last = train.step == settings.optimisation.steps
+        validation = None
+        if is_last or train.step % settings.validation.every_steps == 0:
+            validation = self._validate()
+            self._note(train, validation)
+        if is_last or train.step % settings.optimisation.checkpoint_steps == 0:
+            self._trainer.save(self._out / CHECKPOINT)
+        seconds = time.monotonic() - self._started
+        rate = (train.step - self._first) / max(seconds, 1e-9)
+        self._on_progress(RunProgress(train=train, validation=validation, steps_per_second=rate))
+
+    def _validate(self) -> Validation | None:
+        if self._validator is None:
+            return None
+        model = self._trainer.model
+        with self._trainer.average.applied_to(model):
+            model.eval()
+            validation = self._validator.validate(model)
+            model.train()
+        return validation
+
+    def _note(self, train: TrainProgress, validation: Validation | None) -> None:
+        line: dict[str, Any] = {"train": asdict(train)}
+        if validation is not None:
+            line["validation"] = asdict(validation)
+        with (self._out / METRICS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _forget_metrics_after(step: int, path: Path) -> None:
+    """Leaves out what a run noted beyond the checkpoint that it goes on from."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line)["train"]["step"] <= step]
+        replace_file(path, "".join(kept).encode())
+
+
+def _clips(level: CachedLevel, settings: DiTRunSettings, split: Any) -> ClipRows:
+    clips = clips_of_split(level, split, validation_share=settings.data.validation_share)
+    if split == "train" and not clips.num_windows:
+        raise CacheError(
+            f"{level.layout.url} has no window to train on: its {len(level)} clips are all held "
+            "out, or there are none. Ingest more, or lower data.validation_share"
+        )
+    return clips
+
+
+def _batches(
+    level: CachedLevel, clips: ClipRows, settings: DiTRunSettings, whitening: PairWhitening
+) -> WindowBatches:
+    return WindowBatches(
+        windows=ResidentWindows(level, clips),
+        whitening=whitening,
+        draw=settings.data.draw,
+        seed=settings.optimisation.seed,
+    )
+
+
+def _validator(
+    level: CachedLevel, settings: DiTRunSettings, whitening: PairWhitening, device: str
+) -> Validator | None:
+    held_out = _clips(level, settings, "validation")
+    if not held_out.num_windows:
+        return None
+    batches = _batches(level, held_out, settings, whitening)
+    return Validator(batches, schedule_of(settings).to(device), settings.validation, device=device)
+
+
+def _fresh_model(settings: DiTRunSettings, init: Path | None) -> DiT:
+    if init is None:
+        generator = torch.Generator().manual_seed(settings.optimisation.seed)
+        return DiT(settings.model, generator=generator)
+    model = load_dit(init).model
+    if model.config != settings.model:
+        raise ConfigError(
+            f"{init} is {model.config}, but the preset asks for {settings.model}; name the preset "
+            "of its size"
+        )
+    return model
+
+
+def _pinned(trained_on: TrainedOn, whitening: PairWhitening) -> dict[str, Any]:
+    return {
+        **trained_on.pinned(),
+        "whitening": {
+            "video": whitening.video.to_record(),
+            "audio": whitening.audio.to_record(),
+        },
+    }
