@@ -30,7 +30,9 @@ def add_settings_options(parser: argparse.ArgumentParser) -> None:
         "--kl-vae", metavar="V", help="tiny (bundled), a folder, an original .ckpt, or a hub id"
     )
     parser.add_argument(
-        "--autoencoder", metavar="A", help="folder of the encoders of the perceptual level"
+        "--autoencoder",
+        metavar="A",
+        help="encoders of the perceptual level: tiny (bundled), or a folder",
     )
     parser.add_argument("--preset", action="append", default=[], metavar="P")
     parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")

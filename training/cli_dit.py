@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latents.errors import ConfigError, InterruptedJobError
+from latents.errors import ConfigError
+from training.run_options import add_run_options, device_named, interruptible, sections
 
 if TYPE_CHECKING:
     from training.dit.config import DiTConfig
@@ -34,13 +34,8 @@ def add_dit(models: Commands[argparse.ArgumentParser]) -> None:
     dit.add_argument("--cache", metavar="C", help="a folder, or a URL (s3://...)")
     dit.add_argument("--out", type=Path, metavar="D", help="the model's folder")
     dit.add_argument("--ref", default="current", help="which snapshot to train on")
-    dit.add_argument("--resume", action="store_true", help="go on from the run's checkpoint")
-    dit.add_argument("--init", type=Path, metavar="D", help="start from this DiT's weights")
     dit.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    dit.add_argument(
-        "--preset", action="append", default=[], metavar="P", help="tiny, S, B, L, XL or a .toml"
-    )
-    dit.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
+    add_run_options(dit, letter="D", presets="tiny, S, B, L, XL, or a .toml")
     dit.add_argument(
         "--describe", action="store_true", help="only say how large the preset's model is"
     )
@@ -56,7 +51,7 @@ def _train_dit(arguments: argparse.Namespace) -> int:
         DiTRunSettings,
         kind="dit",
         presets=arguments.preset or ["tiny"],
-        overrides=[in_section(override) for override in arguments.overrides],
+        overrides=sections(arguments.overrides),
     )
     if arguments.describe:
         return _describe(settings.model, as_json=arguments.json)
@@ -68,24 +63,17 @@ def _train_dit(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, settings: DiTRunSettings) -> int:
     from training.dit.run import METRICS_FILE, train_dit
 
-    device = _device(arguments.device)
-    try:
+    with interruptible(arguments.out):
         trained = train_dit(
             arguments.cache,
             settings,
             out=arguments.out,
             ref=arguments.ref,
             resume=arguments.resume,
-            device=device,
+            device=device_named(arguments.device),
             init=arguments.init,
             on_progress=_Reporter(settings.optimisation.steps),
         )
-    except KeyboardInterrupt:
-        raise InterruptedJobError(
-            signal.SIGINT,
-            f"interrupted; the last checkpoint in {arguments.out} stays. Run the same command "
-            "with --resume and it goes on from there",
-        ) from None
     if arguments.json:
         losses = _last_validation(arguments.out / METRICS_FILE)
         _write(json.dumps({"out": str(arguments.out), "steps": trained.steps, "losses": losses}))
@@ -97,14 +85,6 @@ def _run(arguments: argparse.Namespace, settings: DiTRunSettings) -> int:
 def _last_validation(metrics: Path) -> object:
     lines = metrics.read_text(encoding="utf-8").splitlines()
     return json.loads(lines[-1]).get("validation", {}).get("losses") if lines else None
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
 
 
 class _Reporter:
@@ -146,12 +126,6 @@ def _describe(config: DiTConfig, *, as_json: bool) -> int:
             f"sample, {found.num_tokens} tokens"
         )
     return 0
-
-
-def in_section(override: str) -> str:
-    """``steps=200`` stands for ``optimisation.steps=200``."""
-    name = override.partition("=")[0]
-    return override if "." in name else f"optimisation.{override}"
 
 
 def _write(line: str) -> None:

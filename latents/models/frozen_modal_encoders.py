@@ -131,9 +131,14 @@ def _identity(encoder: VideoEncoder | AudioEncoder) -> ModalEncoderIdentity:
 
 
 def architecture_of(encoder: VideoEncoder | AudioEncoder) -> dict[str, Canonical]:
-    """An encoder's config as JSON values."""
-    values = asdict(encoder.config).items()
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+    """An encoder's config as JSON values; without a shortcut, the key of it is left out.
+
+    Encoders without one are the same as before there were shortcuts, and so is their identity.
+    """
+    values = asdict(encoder.config)
+    if not encoder.config.shortcut_kernel:
+        del values["shortcut_kernel"]
+    return {n: list(value) if isinstance(value, tuple) else value for n, value in values.items()}
 
 
 def _check(latents: Tensor, shape: tuple[int, ...]) -> None:

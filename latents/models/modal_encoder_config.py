@@ -34,6 +34,9 @@ class VideoEncoderConfig:
     """Groups of a group norm; layers with fewer channels have as many groups."""
     out_channels: int = 16
     """Channels of the perceptual latent; moments have twice as many."""
+    shortcut_kernel: int = 0
+    """Rows, and columns, of the kernel of a linear way past the trunk to the mean; 0 for none, as
+    in MM-LDM. A small encoder that has it starts as a linear codec and learns the rest."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -66,6 +69,9 @@ class AudioEncoderConfig:
     """Groups of a group norm; layers with fewer channels have as many groups."""
     out_channels: int = 16
     """Channels of the perceptual latent; moments have twice as many."""
+    shortcut_kernel: int = 0
+    """Rows, and columns, of the kernel of a linear way past the trunk to the mean; 0 for none, as
+    in MM-LDM. A small encoder that has it starts as a linear codec and learns the rest."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -75,7 +81,7 @@ def _check(config: VideoEncoderConfig | AudioEncoderConfig) -> None:
     for field in fields(config):
         value = getattr(config, field.name)
         numbers = value if isinstance(value, tuple) else (value,)
-        lowest = 0 if field.name == "key_frames" else 1
+        lowest = 0 if field.name in ("key_frames", "shortcut_kernel") else 1
         if any(type(number) is not int or number < lowest for number in numbers):
             raise ValueError(f"{field.name} is {value!r}; wanted integers from {lowest}")
     if not config.multipliers:
@@ -91,6 +97,13 @@ def _check(config: VideoEncoderConfig | AudioEncoderConfig) -> None:
     for channels in (config.channels, *widths, config.out_channels):
         if channels % min(config.norm_groups, channels):
             raise ValueError(f"{channels} channels do not divide into {config.norm_groups} groups")
+    stride = 2 ** (len(sizes) - 1)
+    if config.shortcut_kernel and (
+        config.shortcut_kernel < stride or (config.shortcut_kernel - stride) % 2
+    ):
+        raise ValueError(
+            f"shortcut_kernel is {config.shortcut_kernel}; wanted 0, or {stride} and an even number"
+        )
     for size, width in zip(sizes, widths, strict=True):
         if size in config.attention_sizes and width % config.head_channels:
             raise ValueError(f"{width} channels are not heads of {config.head_channels}")

@@ -39,6 +39,9 @@ if TYPE_CHECKING:  # the KL-VAE brings diffusers, which nothing here needs
 Config = TypeVar("Config", VideoEncoderConfig, AudioEncoderConfig)
 Encoder = TypeVar("Encoder", VideoEncoder, AudioEncoder)
 
+BUNDLED_AUTOENCODER = Path(__file__).parent / "tiny_autoencoder"
+"""The autoencoder that belongs to the bundled KL-VAE; its name is ``tiny``."""
+
 CONFIG_FILE = "config.json"
 MODEL_FILE = "model.safetensors"
 _VIDEO = "video_encoder"
@@ -47,6 +50,8 @@ _MAX_NUMBER = 2**16
 _MAX_VALUES = 64
 _MAX_BLOCKS = 16
 """Bounds of a config: beyond any architecture, and little enough to build in a moment."""
+_MAY_BE_MISSING = ("shortcut_kernel",)
+"""Keys that are left out at their default: there were configs before there was the key."""
 _SAVED_WITH = "encoders"
 """Key of the metadata under which weights name the config they were saved with."""
 
@@ -61,7 +66,8 @@ def load_modal_encoders(
     """The modal encoders of an autoencoder's folder.
 
     Args:
-        folder: With config.json and model.safetensors; the autoencoder's other parts are not read.
+        folder: ``tiny`` for the bundled ones, or a folder with config.json and model.safetensors;
+            the autoencoder's other parts are not read.
         precision: See `ModalEncoders`.
         device: See `ModalEncoders`.
         batch_size: See `ModalEncoders`.
@@ -85,8 +91,8 @@ def load_modal_encoders(
 
 
 def modal_encoder_files(folder: str | Path) -> tuple[Path, Path]:
-    """The config and the weights that `load_modal_encoders` reads."""
-    root = Path(folder).expanduser()
+    """The config and the weights that `load_modal_encoders` reads; ``tiny``: those bundled."""
+    root = BUNDLED_AUTOENCODER if str(folder) == "tiny" else Path(folder).expanduser()
     return root / CONFIG_FILE, root / MODEL_FILE
 
 
@@ -190,7 +196,7 @@ def _config(cls: type[Config], tables: dict[str, Any], name: str, path: Path) ->
             + (f"did you mean {near[0]!r}? " if near else "")
             + f"(known: {', '.join(known)})"
         )
-    missing = [key for key in known if key not in table]
+    missing = [key for key in known if key not in table and key not in _MAY_BE_MISSING]
     if missing:
         raise ModelError(f"{path}: {name} lacks {', '.join(missing)}; every key must be given")
     values: dict[str, Any] = {
@@ -198,7 +204,7 @@ def _config(cls: type[Config], tables: dict[str, Any], name: str, path: Path) ->
     }
     try:
         for field in fields(cls):
-            _check_size(field, values[field.name])
+            _check_size(field, values.get(field.name, field.default))
         return cls(**values)
     except ValueError as error:
         raise ModelError(f"{path}: {name}: {error}") from error

@@ -34,8 +34,9 @@ class VideoEncoder(nn.Module):
             torch.randn(config.in_channels, config.in_size, config.in_size)
         )
         self.trunk = _trunk(config, in_channels=config.in_channels, in_time=True)
-        self.mean_head = _head(config, last=nn.Conv3d)
+        self.mean_head = _mean_head(config)
         self.logvar_head = _head(config, last=ZeroConv3d)
+        self.shortcut = _shortcut(config, len(config.key_frames) * config.in_channels)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Posterior moments.
@@ -50,7 +51,10 @@ class VideoEncoder(nn.Module):
         query = repeat(self.query_frame, "c h w -> b c h w", b=len(latents))
         key_frames = [latents[:, index] for index in self.config.key_frames]
         features = self.trunk(torch.stack([query, *key_frames], dim=2))
-        return _moments(self.mean_head(features), self.logvar_head(features))
+        mean = self.mean_head(features)
+        if self.shortcut is not None:
+            mean = mean + self.shortcut(torch.cat(key_frames, dim=1))
+        return _moments(mean, self.logvar_head(features))
 
 
 class AudioEncoder(nn.Module):
@@ -61,8 +65,9 @@ class AudioEncoder(nn.Module):
         self.config = config
         self.content = nn.Parameter(torch.randn(config.in_channels, config.in_size, config.in_size))
         self.trunk = _trunk(config, in_channels=2 * config.in_channels, in_time=False)
-        self.mean_head = _head(config, last=nn.Conv3d)
+        self.mean_head = _mean_head(config)
         self.logvar_head = _head(config, last=ZeroConv3d)
+        self.shortcut = _shortcut(config, config.in_channels)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Posterior moments.
@@ -76,7 +81,10 @@ class AudioEncoder(nn.Module):
         """
         content = repeat(self.content, "c h w -> b c h w", b=len(latents))
         features = self.trunk(torch.cat([latents, content], dim=1)[:, :, None])
-        return _moments(self.mean_head(features), self.logvar_head(features))
+        mean = self.mean_head(features)
+        if self.shortcut is not None:
+            mean = mean + self.shortcut(latents)
+        return _moments(mean, self.logvar_head(features))
 
 
 def _trunk(
@@ -107,6 +115,23 @@ def _head(config: VideoEncoderConfig | AudioEncoderConfig, *, last: type[nn.Conv
         config.out_channels,
         norm_groups=config.norm_groups,
         last=last,
+    )
+
+
+def _mean_head(config: VideoEncoderConfig | AudioEncoderConfig) -> MomentHead:
+    """With a shortcut it starts at zero, so that the encoder starts as the shortcut."""
+    return _head(config, last=ZeroConv3d if config.shortcut_kernel else nn.Conv3d)
+
+
+def _shortcut(
+    config: VideoEncoderConfig | AudioEncoderConfig, in_channels: int
+) -> nn.Conv2d | None:
+    """Key frames, side by side on the channels, to the mean."""
+    kernel, stride = config.shortcut_kernel, 2 ** (len(config.multipliers) - 1)
+    if not kernel:
+        return None
+    return nn.Conv2d(
+        in_channels, config.out_channels, kernel, stride=stride, padding=(kernel - stride) // 2
     )
 
 

@@ -49,7 +49,7 @@ def train_dit(
     resume: bool,
     device: str,
     on_progress: Callable[[RunProgress], None],
-    init: Path | None = None,
+    init: str | Path | None = None,
 ) -> TrainedDiT:
     """Trains a DiT on the perceptual level of a cache, and writes it to ``out``.
 
@@ -196,7 +196,7 @@ def _validator(
     return Validator(batches, schedule_of(settings).to(device), settings.validation, device=device)
 
 
-def _fresh_model(settings: DiTRunSettings, init: Path | None) -> DiT:
+def _fresh_model(settings: DiTRunSettings, init: str | Path | None) -> DiT:
     if init is None:
         generator = torch.Generator().manual_seed(settings.optimisation.seed)
         return DiT(settings.model, generator=generator)

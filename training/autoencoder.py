@@ -1,0 +1,271 @@
+"""Training a small multi-modal autoencoder on windows of KL latents.
+
+It learns to give back every frame of a window, and its mel image, from z_v and z_a in one step; the
+loss is the squared error of whitened KL latents, and a little of the KL divergence. MM-LDM's other
+losses belong to its diffusion decoder and are not here.
+
+A step is a function of the weights, the optimiser and the step's number. A run that was stopped
+and resumed on the CPU ends with the same bytes as one that never was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latents.errors import ConfigError, ModelError
+from latents.models.autoencoder_files import Autoencoder
+from latents.posterior import posterior_draw, posterior_mode, split_moments
+from training.checkpoint import (
+    Checkpoint,
+    load_optimizer,
+    optimizer_tensors,
+    read_checkpoint,
+    with_prefix,
+    write_checkpoint,
+)
+from training.ema import ExponentialMovingAverage
+from training.optim import OptimisationSettings, make_optimizer
+from training.picture_stream import generator_of
+from training.window_latents import WindowBatch, WindowLatents
+
+_STILL_OPEN = ("steps", "decay_steps", "checkpoint_steps", "learning_rate")
+"""Settings of the optimisation that a resumed run may change."""
+_MEASURED_AT_ONCE = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossSettings:
+    """The table ``[loss]``."""
+
+    kl_weight: float = 2e-7
+    """Weight of the KL divergence, summed over a latent, beside the mean squared errors."""
+    audio_weight: float = 1.0
+    """Weight of the mel image's error beside that of the frames."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainProgress:
+    """One step."""
+
+    step: int
+    """Steps done."""
+    video_error: float
+    """Mean squared error of whitened KL latents, of draws from the posterior."""
+    audio_error: float
+    kl: float
+    """KL divergence per latent element, in nats."""
+    grad_norm: float
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReconstructionError:
+    """How well windows are given back: mean squared errors of whitened KL latents."""
+
+    num_windows: int
+    video_error: float
+    """Over all frames."""
+    mean_frame_error: float
+    """Of giving back, for each frame, the mean of its window's frames: what shows no motion."""
+    audio_error: float
+    """1 would be that of giving back the mean of all sounds."""
+
+    @property
+    def video_ratio(self) -> float:
+        """Below 1 where moving things move."""
+        return self.video_error / self.mean_frame_error
+
+    def to_record(self) -> dict[str, float]:
+        """As JSON values."""
+        return {**asdict(self), "video_ratio": self.video_ratio}
+
+
+class AutoencoderTrainer:
+    """An autoencoder in training: weights, their moving average, the optimiser and the step.
+
+    Args:
+        autoencoder: Trained in place, on the device it is on.
+        optimisation: How weights are moved.
+        loss: What is minimised.
+        pinned: What a resumed run must find unchanged, as JSON values.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        optimisation: OptimisationSettings,
+        *,
+        loss: LossSettings,
+        pinned: Mapping[str, Any],
+    ) -> None:
+        self.autoencoder = autoencoder.train()
+        self.step = 0
+        self._optimisation, self._loss = optimisation, loss
+        self._pinned = dict(pinned)
+        self.average = ExponentialMovingAverage(autoencoder, decay=optimisation.ema_decay)
+        self._names, self._parameters = map(list, zip(*autoencoder.named_parameters(), strict=True))
+        self._optimizer = make_optimizer(self._parameters, optimisation)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the autoencoder is."""
+        return next(self.autoencoder.parameters()).device
+
+    def train(
+        self,
+        batch_at: Callable[[int], WindowBatch],
+        *,
+        on_step: Callable[[TrainProgress], None],
+    ) -> None:
+        """Trains from the present step to the last one.
+
+        Args:
+            batch_at: Gives the windows of a step.
+            on_step: Called after each step.
+        """
+        while self.step < self._optimisation.steps:
+            rate = self._optimisation.learning_rate_at(self.step)
+            video, audio, kl, grad_norm = self._train_step(batch_at(self.step), rate)
+            self.step += 1
+            on_step(
+                TrainProgress(
+                    step=self.step,
+                    video_error=video,
+                    audio_error=audio,
+                    kl=kl,
+                    grad_norm=grad_norm,
+                    learning_rate=rate,
+                )
+            )
+
+    def _train_step(self, batch: WindowBatch, rate: float) -> tuple[float, float, float, float]:
+        video_error, audio_error, kl, num_numbers = self._errors(batch)
+        loss = (
+            video_error
+            + self._loss.audio_weight * audio_error
+            + self._loss.kl_weight * kl / len(batch.video)
+        )
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(
+            self._parameters, self._optimisation.max_grad_norm or math.inf
+        )
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self.average.update(self.autoencoder)
+        video, audio, summed = torch.stack([video_error, audio_error, kl]).detach().tolist()
+        return video, audio, summed / num_numbers, float(norm)
+
+    def _errors(self, batch: WindowBatch) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Mean squared errors, summed divergence, and over how many numbers it was summed."""
+        model, decoder = self.autoencoder, self.autoencoder.signal_decoder
+        rng = generator_of(self._optimisation.seed, "posterior", self.step)
+        video, audio = batch.video.to(self.device), batch.audio.to(self.device)
+        is_half = self._optimisation.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half):
+            moments = (model.video_encoder(video), model.audio_encoder(audio))
+            z_v, z_a = (_drawn(m, rng) for m in moments)
+            whitened = decoder.whitened_video(z_v), decoder.whitened_audio(z_a)
+        return (
+            _squared_error(whitened[0], decoder.whiten_video(video)),
+            _squared_error(whitened[1], decoder.whiten_audio(audio)),
+            torch.stack([_divergence(m) for m in moments]).sum(),
+            sum(m.numel() // 2 for m in moments),
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint; it replaces the one there as a whole."""
+        tensors = {
+            **with_prefix("model", self.autoencoder.state_dict()),
+            **with_prefix("average", self.average.state_dict()),
+            **with_prefix("optimizer", optimizer_tensors(self._optimizer, self._names)),
+        }
+        state = {"step": self.step, "settings": self._settings()}
+        write_checkpoint(path, Checkpoint(tensors=tensors, state=state))
+
+    def restore(self, path: Path) -> None:
+        """Goes on from a checkpoint.
+
+        Raises:
+            ModelError: It is missing or damaged, or of another architecture.
+            ConfigError: It was trained with other settings, or on other latents.
+        """
+        checkpoint = read_checkpoint(path)
+        self._require_same(path, checkpoint.state.get("settings"))
+        try:
+            self.autoencoder.load_state_dict(checkpoint.part("model"))
+            self.average.load_state_dict(checkpoint.part("average"))
+            load_optimizer(self._optimizer, self._names, checkpoint.part("optimizer"))
+            self.step = int(checkpoint.state["step"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelError(f"{path}: no usable checkpoint of this model: {error}") from error
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            **{f"optimisation.{k}": value for k, value in asdict(self._optimisation).items()},
+            **{f"loss.{name}": value for name, value in asdict(self._loss).items()},
+            **self._pinned,
+        }
+
+    def _require_same(self, path: Path, found: Any) -> None:
+        found, wanted = found if isinstance(found, dict) else {}, self._settings()
+        still_open = {f"optimisation.{name}" for name in _STILL_OPEN}
+        differing = [
+            f"{name} {found.get(name)!r} (now {wanted.get(name)!r})"
+            for name in sorted((found.keys() | wanted.keys()) - still_open)
+            if found.get(name) != wanted.get(name)
+        ]
+        if differing:
+            raise ConfigError(
+                f"{path}: the run began with {', '.join(differing[:8])}. Resume with what it began "
+                "with, or start afresh with another --out"
+            )
+
+
+@torch.no_grad()
+def measure_reconstruction(autoencoder: Autoencoder, windows: WindowLatents) -> ReconstructionError:
+    """The error of coding and decoding windows by the modes of their posteriors, in float32."""
+    decoder, sums = autoencoder.signal_decoder, torch.zeros(3, dtype=torch.float64)
+    device = decoder.video_whitening.device
+    for first in range(0, windows.num_windows, _MEASURED_AT_ONCE):
+        batch = windows.take(range(first, min(first + _MEASURED_AT_ONCE, windows.num_windows)))
+        video, audio = batch.video.to(device), batch.audio.to(device)
+        z_v = posterior_mode(autoencoder.video_encoder(video))
+        z_a = posterior_mode(autoencoder.audio_encoder(audio))
+        video, audio = decoder.whiten_video(video), decoder.whiten_audio(audio)
+        errors = (
+            _squared_error(decoder.whitened_video(z_v), video),
+            _squared_error(video.mean(dim=1, keepdim=True).expand_as(video), video),
+            _squared_error(decoder.whitened_audio(z_a), audio),
+        )
+        sums += len(video) * torch.stack(errors).double().cpu()
+    video_error, mean_frame_error, audio_error = (sums / windows.num_windows).tolist()
+    return ReconstructionError(
+        num_windows=windows.num_windows,
+        video_error=video_error,
+        mean_frame_error=mean_frame_error,
+        audio_error=audio_error,
+    )
+
+
+def _drawn(moments: Tensor, rng: torch.Generator) -> Tensor:
+    shape = (len(moments), moments.shape[1] // 2, *moments.shape[2:])
+    return posterior_draw(moments, torch.randn(shape, generator=rng).to(moments.device))
+
+
+def _squared_error(found: Tensor, wanted: Tensor) -> Tensor:
+    return (found.float() - wanted).square().mean()
+
+
+def _divergence(moments: Tensor) -> Tensor:
+    """From the standard normal, in nats, summed over all numbers of a batch."""
+    mean, logvar = split_moments(moments)
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum()

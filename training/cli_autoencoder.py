@@ -1,0 +1,98 @@
+"""``mmldm train autoencoder``: modal encoders and their decoder, from a cache's kl level."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.run_options import add_run_options, device_named, interruptible, sections
+
+if TYPE_CHECKING:
+    from training.autoencoder import TrainProgress
+    from training.autoencoder_run import TrainedAutoencoder
+
+Commands = argparse._SubParsersAction
+
+
+def add_autoencoder(models: Commands[argparse.ArgumentParser]) -> None:
+    """Mounts ``train autoencoder``."""
+    parser = models.add_parser(
+        "autoencoder",
+        help="kl level -> modal encoders and a signal decoder",
+        description="Trains a small multi-modal autoencoder on the windows of a cache's kl level. "
+        "`mmldm refresh --autoencoder A` makes the perceptual level by it.",
+    )
+    parser.add_argument("--cache", required=True, metavar="C", help="a folder, or a URL (s3://...)")
+    parser.add_argument("--out", required=True, type=Path, metavar="A", help="its folder")
+    parser.add_argument("--ref", default="current", help="which snapshot to train on")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_run_options(parser, letter="A", presets="tiny, or a .toml")
+    parser.add_argument("--json", action="store_true", help="the result as JSON")
+    parser.set_defaults(run=_train_autoencoder)
+
+
+def _train_autoencoder(arguments: argparse.Namespace) -> int:
+    from latents.cache.reader import open_cache
+    from latents.config import load_config
+    from training.autoencoder_run import AutoencoderRunSettings, train_autoencoder
+
+    settings = load_config(
+        AutoencoderRunSettings,
+        kind="autoencoder",
+        presets=arguments.preset or ["tiny"],
+        overrides=sections(arguments.overrides),
+    )
+    level = open_cache(arguments.cache, level="kl", ref=arguments.ref)
+    with interruptible(arguments.out):
+        trained = train_autoencoder(
+            level,
+            settings,
+            out=arguments.out,
+            resume=arguments.resume,
+            device=device_named(arguments.device),
+            init=arguments.init,
+            on_progress=_Reporter(settings.optimisation.steps),
+        )
+    sys.stdout.write((_json(trained) if arguments.json else _text(trained)) + "\n")
+    return 0
+
+
+class _Reporter:
+    """Tells where a run is, how fast it goes, and what is left."""
+
+    def __init__(self, num_steps: int) -> None:
+        self._num_steps = num_steps
+        self._last: tuple[int, float] | None = None
+
+    def __call__(self, progress: TrainProgress) -> None:
+        now = time.monotonic()
+        step, began = self._last or (progress.step, now)
+        self._last = (progress.step, now)
+        rate = (progress.step - step) / max(now - began, 1e-9)
+        left = f"{(self._num_steps - progress.step) / rate:.0f} s left" if rate else ""
+        sys.stderr.write(
+            f"step {progress.step}/{self._num_steps}  video {progress.video_error:.4f}  audio "
+            f"{progress.audio_error:.4f}  KL {progress.kl:.2f}  {rate:.2f} steps/s  {left}\n"
+        )
+
+
+def _json(trained: TrainedAutoencoder) -> str:
+    held_out = trained.held_out.to_record() if trained.held_out else None
+    return json.dumps(
+        {"out": str(trained.folder), "num_windows": trained.num_windows, "held_out": held_out}
+    )
+
+
+def _text(trained: TrainedAutoencoder) -> str:
+    text = f"{trained.folder}: trained on {trained.num_windows} windows"
+    if trained.held_out is None:
+        return text
+    return (
+        f"{text}; of {trained.held_out.num_windows} held-out windows, the frames' error is "
+        f"{trained.held_out.video_ratio:.2f} of that of the window's mean frame, the sound's "
+        f"{trained.held_out.audio_error:.3f} of its variance"
+    )

@@ -1,0 +1,52 @@
+"""Options that the training commands share, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from latents.errors import InterruptedJobError
+
+
+def add_run_options(parser: argparse.ArgumentParser, *, letter: str, presets: str) -> None:
+    """How a run starts from a preset, and goes on.
+
+    Args:
+        parser: Of the command.
+        letter: What the help calls the trained folder.
+        presets: The help of ``--preset``.
+    """
+    parser.add_argument("--init", metavar=letter, help="start from this one's weights, not afresh")
+    parser.add_argument("--resume", action="store_true", help="go on from the run's checkpoint")
+    parser.add_argument("--preset", action="append", default=[], metavar="P", help=presets)
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
+
+
+def sections(overrides: list[str]) -> list[str]:
+    """``steps=200`` stands for ``optimisation.steps=200``."""
+    return [one if "." in one.partition("=")[0] else f"optimisation.{one}" for one in overrides]
+
+
+def device_named(name: str) -> str:
+    """The device that ``auto`` stands for, or the one named."""
+    import torch  # not at the top: a command's help needs none
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+@contextmanager
+def interruptible(out: Path) -> Iterator[None]:
+    """Ctrl-C ends a run with a word on how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedJobError(
+            signal.SIGINT,
+            f"interrupted; the last checkpoint in {out} stays. Run the same command with --resume "
+            "and it goes on from there",
+        ) from None
