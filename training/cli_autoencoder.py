@@ -9,7 +9,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.run_options import add_run_options, device_named, interruptible, sections
+from training.run_options import (
+    add_device_options,
+    add_run_options,
+    interruptible,
+    prepare_device,
+    sections,
+)
 
 if TYPE_CHECKING:
     from training.autoencoder import TrainProgress
@@ -29,7 +35,7 @@ def add_autoencoder(models: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--cache", required=True, metavar="C", help="a folder, or a URL (s3://...)")
     parser.add_argument("--out", required=True, type=Path, metavar="A", help="its folder")
     parser.add_argument("--ref", default="current", help="which snapshot to train on")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_device_options(parser)
     add_run_options(parser, letter="A", presets="tiny, or a .toml")
     parser.add_argument("--json", action="store_true", help="the result as JSON")
     parser.set_defaults(run=_train_autoencoder)
@@ -53,7 +59,7 @@ def _train_autoencoder(arguments: argparse.Namespace) -> int:
             settings,
             out=arguments.out,
             resume=arguments.resume,
-            device=device_named(arguments.device),
+            device=prepare_device(arguments),
             init=arguments.init,
             on_progress=_Reporter(settings.optimisation.steps),
         )

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latents.errors import ConfigError
-from training.run_options import add_run_options, device_named, interruptible, sections
+from training.run_options import (
+    add_device_options,
+    add_run_options,
+    interruptible,
+    prepare_device,
+    sections,
+)
 
 if TYPE_CHECKING:
     from training.dit.config import DiTConfig
@@ -34,7 +40,7 @@ def add_dit(models: Commands[argparse.ArgumentParser]) -> None:
     dit.add_argument("--cache", metavar="C", help="a folder, or a URL (s3://...)")
     dit.add_argument("--out", type=Path, metavar="D", help="the model's folder")
     dit.add_argument("--ref", default="current", help="which snapshot to train on")
-    dit.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_device_options(dit)
     add_run_options(dit, letter="D", presets="tiny, S, B, L, XL, or a .toml")
     dit.add_argument(
         "--describe", action="store_true", help="only say how large the preset's model is"
@@ -70,7 +76,7 @@ def _run(arguments: argparse.Namespace, settings: DiTRunSettings) -> int:
             out=arguments.out,
             ref=arguments.ref,
             resume=arguments.resume,
-            device=device_named(arguments.device),
+            device=prepare_device(arguments),
             init=arguments.init,
             on_progress=_Reporter(settings.optimisation.steps),
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from latents.errors import InterruptedJobError
+from latents.errors import ConfigError, InterruptedJobError
 
 
 def add_run_options(parser: argparse.ArgumentParser, *, letter: str, presets: str) -> None:
@@ -25,17 +25,40 @@ def add_run_options(parser: argparse.ArgumentParser, *, letter: str, presets: st
     parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
 
 
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """Where a run computes."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of the CPU; default 1. Another number gives other last bits; a run needs one number "
+        "throughout to be resumed exactly",
+    )
+
+
 def sections(overrides: list[str]) -> list[str]:
     """``steps=200`` stands for ``optimisation.steps=200``."""
     return [one if "." in one.partition("=")[0] else f"optimisation.{one}" for one in overrides]
 
 
-def device_named(name: str) -> str:
-    """The device that ``auto`` stands for, or the one named."""
+def prepare_device(arguments: argparse.Namespace) -> str:
+    """Sets the number of threads, and gives the device that was named or that ``auto`` stands for.
+
+    Raises:
+        ConfigError: There is no such device here, or no such number of threads.
+    """
     import torch  # not at the top: a command's help needs none
 
+    if arguments.threads < 1:
+        raise ConfigError(f"--threads is {arguments.threads}; it must be >= 1")
+    torch.set_num_threads(arguments.threads)
+    name: str = arguments.device
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device is {name}, but torch finds no GPU; use --device cpu")
     return name
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,10 @@ class HeldOutLoss:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Validation:
-    """All cases on the same windows, timesteps and noise, so that their differences count."""
+    """All cases on the same windows, timesteps and noise, so that their differences count.
+
+    The shuffled ones are missing where only one source is held out.
+    """
 
     losses: Mapping[Case, HeldOutLoss]
     num_windows: int
@@ -75,11 +78,11 @@ class Validator:
     @torch.no_grad()
     def validate(self, denoise: Denoise) -> Validation:
         """The losses of a denoiser."""
-        sums: dict[Case, NDArray[np.float64]] = {case: np.zeros(2) for case in get_args(Case)}
+        sums: dict[Case, NDArray[np.float64]] = {}
         for part, windows, others in self._parts():
             keys: list[Key] = [(part, int(window)) for window in windows]
             clean = self._batches.of(windows, keys=keys).to(self._device)
-            foreign = self._batches.of(others, keys=keys).to(self._device)
+            foreign = self._batches.of(others, keys=keys).to(self._device) if len(others) else None
             seed = self._batches.seed
             noise = keyed_noise(clean.shapes, seed=seed, stream="validation", keys=keys)
             noise = noise.to(self._device)
@@ -87,7 +90,8 @@ class Validator:
             noisy = self._schedule.noised(clean, noise, timesteps)
             for case, predict in self._cases(denoise, clean, foreign):
                 loss = noise_loss(predict(noisy, timesteps), noise)
-                sums[case] += [float(loss.video.double().sum()), float(loss.audio.double().sum())]
+                both = [loss.video.double().sum().item(), loss.audio.double().sum().item()]
+                sums[case] = sums.get(case, np.zeros(2)) + both
         count = self._settings.draws * len(self.windows)
         return Validation(
             losses={
@@ -111,26 +115,29 @@ class Validator:
         return (places * self._schedule.num_timesteps).long()
 
     def _cases(
-        self, denoise: Denoise, clean: Latents, foreign: Latents
+        self, denoise: Denoise, clean: Latents, foreign: Latents | None
     ) -> Iterator[tuple[Case, Callable[[Latents, Tensor], Latents]]]:
         conditions: dict[Case, Condition] = {
             "svg": condition_for("svg", clean),
             "a2v": condition_for("a2v", clean),
             "v2a": condition_for("v2a", clean),
-            "a2v shuffled": condition_for("a2v", foreign),
-            "v2a shuffled": condition_for("v2a", foreign),
         }
+        if foreign is not None:
+            conditions["a2v shuffled"] = condition_for("a2v", foreign)
+            conditions["v2a shuffled"] = condition_for("v2a", foreign)
         for case, condition in conditions.items():
             yield case, lambda noisy, steps, c=condition: denoise(noisy, steps, c)  # type: ignore[misc]
         yield "linear", self._linear
 
 
 def foreign_windows(batches: WindowBatches, windows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each window one of another source, or itself where there is no other source.
+    """For each window one of another source; none at all where there is only one source.
 
     They are half way round the windows, or the next after that, so that none is taken often.
     """
     clips = [batches.windows.place(int(window))[0] for window in windows]
+    if len({_source(clip) for clip in clips}) < 2:
+        return windows[:0]
     others = windows.copy()
     for number, clip in enumerate(clips):
         for step in range(len(windows) // 2, len(windows) + len(windows) // 2):
