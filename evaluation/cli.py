@@ -1,4 +1,4 @@
-"""``mmldm report``, ``demo`` and ``cache diff``."""
+"""``mmldm report``, ``demo``, ``sample`` and ``cache diff``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evaluation.cli_sample import add_sample
 from latents.errors import ConfigError
 from pipeline.cli_settings import positive_integer
 
@@ -23,6 +24,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Mounts the evaluation's commands."""
     _add_demo(commands)
     _add_report(commands)
+    add_sample(commands)
 
 
 def add_cache_verbs(verbs: Commands[argparse.ArgumentParser]) -> None:

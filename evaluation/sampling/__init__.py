@@ -1,0 +1,1 @@
+"""From a trained DiT to sounding videos in files."""
