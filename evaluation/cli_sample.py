@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latents.devices import device_named
 from latents.errors import ConfigError, InterruptedJobError
 from pipeline.cli_settings import positive_integer
 
@@ -117,7 +118,7 @@ def _sample(arguments: argparse.Namespace) -> int:
 
     sources = _sources(arguments)
     request = _request(arguments, num_given=len(sources) + len(arguments.clip))
-    device = _device(arguments.device)
+    device = device_named(arguments.device, option="--device")
     trained = load_dit(arguments.dit, device=device)
     require_possible(request, trained, num_given=len(sources) + len(arguments.clip))
     try:
@@ -225,20 +226,6 @@ def _models(arguments: argparse.Namespace) -> ModelSources:
         kl_vae=arguments.kl_vae,
         vocoder=arguments.vocoder,
     )
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise ConfigError(f"--device is {name!r}; wanted auto, cpu, cuda or cuda:N") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"--device is {name}, but torch finds no GPU; use --device cpu")
-    return name
 
 
 def _tell(arguments: argparse.Namespace, written: WrittenSamples) -> None:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from latents.devices import device_named
 from latents.errors import ConfigError
 from latents.fields import LEVELS, Level
 
@@ -140,17 +141,10 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
 
 def prepare_torch(settings: IngestSettings) -> str:
     """Sets the process-wide switches that latents depend on; returns the device's name."""
-    import torch
-
     from pipeline.stages import configure_torch
 
     configure_torch(settings.kl_vae.precision)
-    device = settings.run.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("run.device is cuda, but torch finds no GPU; use run.device=cpu")
-    return device
+    return device_named(settings.run.device, option="run.device")
 
 
 def open_engine(

@@ -10,7 +10,6 @@ and resumed on the CPU ends with the same bytes as one that never was.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,24 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latents.errors import ConfigError, ModelError
 from latents.models.autoencoder_files import Autoencoder
 from latents.posterior import posterior_draw, posterior_mode, split_moments
-from training.checkpoint import (
-    Checkpoint,
-    load_optimizer,
-    optimizer_tensors,
-    read_checkpoint,
-    with_prefix,
-    write_checkpoint,
-)
 from training.ema import ExponentialMovingAverage
-from training.optim import OptimisationSettings, make_optimizer
+from training.optim import OptimisationSettings
+from training.optimised_model import OptimisedModel, by_path
 from training.picture_stream import generator_of
 from training.window_latents import WindowBatch, WindowLatents
 
-_STILL_OPEN = ("steps", "decay_steps", "checkpoint_steps", "learning_rate")
-"""Settings of the optimisation that a resumed run may change."""
 _MEASURED_AT_ONCE = 8
 
 
@@ -88,7 +77,7 @@ class ReconstructionError:
 
 
 class AutoencoderTrainer:
-    """An autoencoder in training: weights, their moving average, the optimiser and the step.
+    """An autoencoder in training.
 
     Args:
         autoencoder: Trained in place, on the device it is on.
@@ -105,18 +94,20 @@ class AutoencoderTrainer:
         loss: LossSettings,
         pinned: Mapping[str, Any],
     ) -> None:
-        self.autoencoder = autoencoder.train()
-        self.step = 0
+        self.autoencoder = autoencoder
+        self._weights = OptimisedModel(autoencoder, optimisation)
         self._optimisation, self._loss = optimisation, loss
         self._pinned = dict(pinned)
-        self.average = ExponentialMovingAverage(autoencoder, decay=optimisation.ema_decay)
-        self._names, self._parameters = map(list, zip(*autoencoder.named_parameters(), strict=True))
-        self._optimizer = make_optimizer(self._parameters, optimisation)
 
     @property
-    def device(self) -> torch.device:
-        """Where the autoencoder is."""
-        return next(self.autoencoder.parameters()).device
+    def step(self) -> int:
+        """Steps done."""
+        return self._weights.step
+
+    @property
+    def average(self) -> ExponentialMovingAverage:
+        """Of the weights; what is kept in the end."""
+        return self._weights.average
 
     def train(
         self,
@@ -131,46 +122,32 @@ class AutoencoderTrainer:
             on_step: Called after each step.
         """
         while self.step < self._optimisation.steps:
-            rate = self._optimisation.learning_rate_at(self.step)
-            video, audio, kl, grad_norm = self._train_step(batch_at(self.step), rate)
-            self.step += 1
-            on_step(
-                TrainProgress(
-                    step=self.step,
-                    video_error=video,
-                    audio_error=audio,
-                    kl=kl,
-                    grad_norm=grad_norm,
-                    learning_rate=rate,
-                )
-            )
+            on_step(self._train_step(batch_at(self.step)))
 
-    def _train_step(self, batch: WindowBatch, rate: float) -> tuple[float, float, float, float]:
+    def _train_step(self, batch: WindowBatch) -> TrainProgress:
         video_error, audio_error, kl, num_numbers = self._errors(batch)
-        loss = (
+        moved = self._weights.move(
             video_error
             + self._loss.audio_weight * audio_error
             + self._loss.kl_weight * kl / len(batch.video)
         )
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(
-            self._parameters, self._optimisation.max_grad_norm or math.inf
-        )
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.step()
-        self.average.update(self.autoencoder)
         video, audio, summed = torch.stack([video_error, audio_error, kl]).detach().tolist()
-        return video, audio, summed / num_numbers, float(norm)
+        return TrainProgress(
+            step=self.step,
+            video_error=video,
+            audio_error=audio,
+            kl=summed / num_numbers,
+            grad_norm=moved.grad_norm,
+            learning_rate=moved.learning_rate,
+        )
 
     def _errors(self, batch: WindowBatch) -> tuple[Tensor, Tensor, Tensor, int]:
         """Mean squared errors, summed divergence, and over how many numbers it was summed."""
         model, decoder = self.autoencoder, self.autoencoder.signal_decoder
         rng = generator_of(self._optimisation.seed, "posterior", self.step)
-        video, audio = batch.video.to(self.device), batch.audio.to(self.device)
-        is_half = self._optimisation.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half):
+        device = self._weights.device
+        video, audio = batch.video.to(device), batch.audio.to(device)
+        with self._weights.autocast():
             moments = (model.video_encoder(video), model.audio_encoder(audio))
             z_v, z_a = (_drawn(m, rng) for m in moments)
             whitened = decoder.whitened_video(z_v), decoder.whitened_audio(z_a)
@@ -182,52 +159,16 @@ class AutoencoderTrainer:
         )
 
     def save(self, path: Path) -> None:
-        """Writes a checkpoint; it replaces the one there as a whole."""
-        tensors = {
-            **with_prefix("model", self.autoencoder.state_dict()),
-            **with_prefix("average", self.average.state_dict()),
-            **with_prefix("optimizer", optimizer_tensors(self._optimizer, self._names)),
-        }
-        state = {"step": self.step, "settings": self._settings()}
-        write_checkpoint(path, Checkpoint(tensors=tensors, state=state))
+        """Writes a checkpoint; see `OptimisedModel.save`."""
+        self._weights.save(path, run=self._run())
 
     def restore(self, path: Path) -> None:
-        """Goes on from a checkpoint.
+        """Goes on from a checkpoint; see `OptimisedModel.restore`."""
+        self._weights.restore(path, run=self._run())
 
-        Raises:
-            ModelError: It is missing or damaged, or of another architecture.
-            ConfigError: It was trained with other settings, or on other latents.
-        """
-        checkpoint = read_checkpoint(path)
-        self._require_same(path, checkpoint.state.get("settings"))
-        try:
-            self.autoencoder.load_state_dict(checkpoint.part("model"))
-            self.average.load_state_dict(checkpoint.part("average"))
-            load_optimizer(self._optimizer, self._names, checkpoint.part("optimizer"))
-            self.step = int(checkpoint.state["step"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ModelError(f"{path}: no usable checkpoint of this model: {error}") from error
-
-    def _settings(self) -> dict[str, Any]:
-        return {
-            **{f"optimisation.{k}": value for k, value in asdict(self._optimisation).items()},
-            **{f"loss.{name}": value for name, value in asdict(self._loss).items()},
-            **self._pinned,
-        }
-
-    def _require_same(self, path: Path, found: Any) -> None:
-        found, wanted = found if isinstance(found, dict) else {}, self._settings()
-        still_open = {f"optimisation.{name}" for name in _STILL_OPEN}
-        differing = [
-            f"{name} {found.get(name)!r} (now {wanted.get(name)!r})"
-            for name in sorted((found.keys() | wanted.keys()) - still_open)
-            if found.get(name) != wanted.get(name)
-        ]
-        if differing:
-            raise ConfigError(
-                f"{path}: the run began with {', '.join(differing[:8])}. Resume with what it began "
-                "with, or start afresh with another --out"
-            )
+    def _run(self) -> dict[str, Any]:
+        tables = {"optimisation": asdict(self._optimisation), "loss": asdict(self._loss)}
+        return by_path(tables) | self._pinned
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from latents.devices import device_named
 from latents.errors import ConfigError, InterruptedJobError
 
 
@@ -54,12 +55,7 @@ def prepare_device(arguments: argparse.Namespace) -> str:
     if arguments.threads < 1:
         raise ConfigError(f"--threads is {arguments.threads}; it must be >= 1")
     torch.set_num_threads(arguments.threads)
-    name: str = arguments.device
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device is {name}, but torch finds no GPU; use --device cpu")
-    return name
+    return device_named(arguments.device, option="--device")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 from latents.cache.reader import CachedLevel, ClipRows, open_cache
 from latents.cache.refs import read_recipe
 from latents.cache.resident import ResidentWindows
-from latents.cache.splits import clips_of_split
+from latents.cache.splits import Split, clips_of_split
 from latents.durable import make_folder, replace_file
 from latents.errors import CacheError, ConfigError
 from latents.fields import LEVELS
@@ -165,7 +165,7 @@ def _forget_metrics_after(step: int, path: Path) -> None:
         replace_file(path, "".join(kept).encode())
 
 
-def _clips(level: CachedLevel, settings: DiTRunSettings, split: Any) -> ClipRows:
+def _clips(level: CachedLevel, settings: DiTRunSettings, split: Split) -> ClipRows:
     clips = clips_of_split(level, split, validation_share=settings.data.validation_share)
     if split == "train" and not clips.num_windows:
         raise CacheError(

@@ -7,25 +7,15 @@ the CPU ends with the same bytes as one that never was.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from latents.cache.order import TrainingOrder
-from latents.errors import ConfigError, ModelError
-from training.checkpoint import (
-    Checkpoint,
-    load_optimizer,
-    optimizer_tensors,
-    read_checkpoint,
-    with_prefix,
-    write_checkpoint,
-)
 from training.diffusion.keyed_draws import Key, keyed_noise, keyed_timesteps
 from training.diffusion.objective import NoiseLoss, noise_loss
 from training.diffusion.schedule import NoiseSchedule, linear_schedule
@@ -34,10 +24,7 @@ from training.dit.batches import WindowBatches
 from training.dit.model import DiT
 from training.dit.settings import DiTRunSettings
 from training.ema import ExponentialMovingAverage
-from training.optim import make_optimizer
-
-_STILL_OPEN = ("steps", "decay_steps", "checkpoint_steps", "learning_rate")
-"""Settings of the optimisation that a resumed run may change."""
+from training.optimised_model import Moved, OptimisedModel, by_path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +42,7 @@ class TrainProgress:
 
 
 class DiTTrainer:
-    """A DiT in training: weights, their moving average, the optimiser and the step.
+    """A DiT in training.
 
     Args:
         model: Trained in place, on the device it is on.
@@ -64,132 +51,75 @@ class DiTTrainer:
     """
 
     def __init__(self, model: DiT, settings: DiTRunSettings, *, pinned: dict[str, Any]) -> None:
-        self.model = model.train()
+        self.model = model
         self.settings = settings
-        self.step = 0
-        optimisation = settings.optimisation
-        self.average = ExponentialMovingAverage(model, decay=optimisation.ema_decay)
-        self._names, self._parameters = map(list, zip(*model.named_parameters(), strict=True))
-        self._optimizer = make_optimizer(self._parameters, optimisation)
-        self._schedule = schedule_of(settings).to(self.device)
+        self._weights = OptimisedModel(model, settings.optimisation)
+        self._schedule = schedule_of(settings).to(self._weights.device)
         self._pinned = pinned
 
     @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
+    def step(self) -> int:
+        """Steps done."""
+        return self._weights.step
 
-    def train(
-        self,
-        batches: WindowBatches,
-        *,
-        on_step: Callable[[TrainProgress], None],
-        until: int | None = None,
-    ) -> None:
-        """Trains from the present step to the last one, or to an earlier one.
+    @property
+    def average(self) -> ExponentialMovingAverage:
+        """Of the weights; what is kept in the end."""
+        return self._weights.average
+
+    def train(self, batches: WindowBatches, *, on_step: Callable[[TrainProgress], None]) -> None:
+        """Trains from the present step to the last one.
 
         Args:
             batches: The windows to train on.
             on_step: Called after each step.
-            until: The step to stop at.
         """
         optimisation = self.settings.optimisation
         order = TrainingOrder(num_windows=batches.windows.num_windows, seed=optimisation.seed)
-        last = optimisation.steps if until is None else min(until, optimisation.steps)
-        while self.step < last:
+        while self.step < optimisation.steps:
             first = self.step * optimisation.batch_size
             epochs, windows = order.at(first, optimisation.batch_size)
             keys: list[Key] = list(zip(epochs.tolist(), windows.tolist(), strict=True))
-            rate = optimisation.learning_rate_at(self.step)
-            loss, grad_norm = self._step(batches, windows, keys, rate)
-            self.step += 1
+            loss, moved = self._step(batches, windows, keys)
             on_step(
                 TrainProgress(
                     step=self.step,
                     epoch=self.step * optimisation.batch_size / batches.windows.num_windows,
                     video_loss=loss.video.mean().item(),
                     audio_loss=loss.audio.mean().item(),
-                    grad_norm=grad_norm,
-                    learning_rate=rate,
+                    grad_norm=moved.grad_norm,
+                    learning_rate=moved.learning_rate,
                 )
             )
 
     def _step(
-        self, batches: WindowBatches, windows: Any, keys: list[Key], rate: float
-    ) -> tuple[NoiseLoss, float]:
-        optimisation, seed = self.settings.optimisation, self.settings.optimisation.seed
+        self, batches: WindowBatches, windows: NDArray[np.int64], keys: list[Key]
+    ) -> tuple[NoiseLoss, Moved]:
+        seed, device = self.settings.optimisation.seed, self._weights.device
         clean = batches.of(windows, keys=keys)
-        noise = keyed_noise(clean.shapes, seed=seed, stream="noise", keys=keys).to(self.device)
-        clean = clean.to(self.device)
-        timesteps = keyed_timesteps(self._schedule.num_timesteps, seed=seed, keys=keys)
-        timesteps = timesteps.to(self.device)
+        noise = keyed_noise(clean.shapes, seed=seed, stream="noise", keys=keys).to(device)
+        clean = clean.to(device)
+        timesteps = keyed_timesteps(self._schedule.num_timesteps, seed=seed, keys=keys).to(device)
         condition = draw_tasks(self.settings.tasks, seed=seed, keys=keys).condition(clean)
         noisy = self._schedule.noised(clean, noise, timesteps)
-        with self._autocast():
+        with self._weights.autocast():
             predicted = self.model(noisy, timesteps, condition)
         loss = noise_loss(predicted, noise, weighting=self.settings.diffusion.loss)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(
-            self._parameters, optimisation.max_grad_norm or math.inf
-        )
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.step()
-        self.average.update(self.model)
-        return loss, float(norm)
-
-    def _autocast(self) -> torch.autocast:
-        is_half = self.settings.optimisation.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_half)
+        return loss, self._weights.move(loss.total)
 
     def save(self, path: Path) -> None:
-        """Writes a checkpoint; it replaces the one there as a whole."""
-        tensors: dict[str, Tensor] = {
-            **with_prefix("model", dict(self.model.named_parameters())),
-            **with_prefix("average", self.average.state_dict()),
-            **with_prefix("optimizer", optimizer_tensors(self._optimizer, self._names)),
-        }
-        state = {"step": self.step, "settings": asdict(self.settings), "pinned": self._pinned}
-        write_checkpoint(path, Checkpoint(tensors=tensors, state=state))
+        """Writes a checkpoint; see `OptimisedModel.save`."""
+        self._weights.save(path, run=self._run())
 
     def restore(self, path: Path) -> None:
-        """Goes on from a checkpoint.
+        """Goes on from a checkpoint; see `OptimisedModel.restore`."""
+        self._weights.restore(path, run=self._run())
 
-        Raises:
-            ModelError: It is missing or damaged, or of another architecture.
-            ConfigError: It was trained with other settings, or on other latents.
-        """
-        checkpoint = read_checkpoint(path)
-        self._require_same(path, checkpoint.state)
-        try:
-            with torch.no_grad():
-                weights = checkpoint.part("model")
-                for name, parameter in zip(self._names, self._parameters, strict=True):
-                    parameter.copy_(weights[name])
-            self.average.load_state_dict(checkpoint.part("average"))
-            load_optimizer(self._optimizer, self._names, checkpoint.part("optimizer"))
-            self.step = int(checkpoint.state["step"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ModelError(f"{path}: no usable checkpoint of this DiT: {error}") from error
-
-    def _require_same(self, path: Path, state: Any) -> None:
-        found, wanted = _flat(state.get("settings")), _flat(asdict(self.settings))
-        found |= _flat(state.get("pinned"), "cache.")
-        wanted |= _flat(self._pinned, "cache.")
-        still_open = {f"optimisation.{name}" for name in _STILL_OPEN}
-        differing = [
-            f"{name} {found.get(name)!r} (now {wanted.get(name)!r})"
-            for name in sorted(found.keys() | wanted.keys())
-            if found.get(name) != wanted.get(name)
-            and name not in still_open
-            and not name.startswith("validation.")
-        ]
-        if differing:
-            raise ConfigError(
-                f"{path}: the run began with {', '.join(differing[:8])}. Resume with what it began "
-                "with, or start afresh with another --out"
-            )
+    def _run(self) -> dict[str, Any]:
+        """All that the weights depend on; how they are validated is not part of it."""
+        tables = asdict(self.settings)
+        del tables["validation"]
+        return by_path(tables) | by_path(self._pinned, "cache.")
 
 
 def schedule_of(settings: DiTRunSettings) -> NoiseSchedule:
@@ -200,14 +130,3 @@ def schedule_of(settings: DiTRunSettings) -> NoiseSchedule:
         first_beta=diffusion.first_beta,
         last_beta=diffusion.last_beta,
     )
-
-
-def _flat(table: Any, prefix: str = "") -> dict[str, Any]:
-    """The values of nested tables by their paths."""
-    if not isinstance(table, dict):
-        return {prefix.removesuffix("."): table}
-    return {
-        path: value
-        for name, below in table.items()
-        for path, value in _flat(below, f"{prefix}{name}.").items()
-    }
