@@ -2,9 +2,8 @@
 
 As in MM-LDM, one network decodes the sound and every frame: sound and pictures have a stem of
 their own, which is their prompt, and share the trunk behind it. It is not MM-LDM's diffusion UNet.
-It predicts the clean KL latents at once, from the latents alone, because a diffusion decoder of
-this size gives nothing recognisable after hours of training. It cannot draw what the latents do
-not hold: where they are undecided, its pictures are blurred.
+It predicts the clean KL latents at once, from the latents alone. It cannot draw what the latents
+do not hold: where they are undecided, its pictures are blurred.
 
 Beside the trunk runs a linear decoder, so that the whole starts as a linear codec.
 """
