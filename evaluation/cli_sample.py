@@ -37,7 +37,7 @@ def add_sample(commands: Commands[argparse.ArgumentParser]) -> None:
         "(v2a), and writes them as mp4. Run again, it makes only what is missing.",
     )
     parser.add_argument(
-        "dit", type=Path, metavar="D", help="the folder that `train dit` has written"
+        "dit", metavar="D", help="tiny (bundled), or the folder that `train dit` has written"
     )
     parser.add_argument("--task", choices=("svg", "a2v", "v2a"), default="svg")
     parser.add_argument(
@@ -146,7 +146,7 @@ def _write(
     from pipeline.recorded import recorded_encoding
     from pipeline.stages import configure_torch
 
-    encoding = recorded_encoding(trained.trained_on.recipes, model=str(arguments.dit))
+    encoding = recorded_encoding(trained.trained_on.recipes, model=arguments.dit)
     configure_torch(encoding.kl_vae_precision)
     models = _models(arguments)
     decoder = load_window_decoder(trained.model.config, encoding, models, device=device)

@@ -18,7 +18,6 @@ import json
 import logging
 import shutil
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,33 +28,27 @@ from latents.cache.reader import CachedLevel, open_cache
 from latents.config import load_config
 from latents.models.autoencoder_files import load_autoencoder
 from latents.models.modal_encoder_files import BUNDLED_AUTOENCODER, modal_encoder_files
-from training.autoencoder import (
-    ReconstructionError,
-    TrainProgress,
-    measure_reconstruction,
-)
+from training.autoencoder import ReconstructionError, measure_reconstruction
 from training.autoencoder_run import (
     MEASURED_FILE,
     AutoencoderRunSettings,
     DataSettings,
+    RunProgress,
     train_autoencoder,
 )
 from training.window_latents import WindowLatents
 
 TRAINING_SEED = 20_000_011
-NUM_TRAINING_SCENES = 432
-HELD_OUT_SEED = 20_000_012
-NUM_HELD_OUT_SCENES = 36
-"""Four of each class."""
-SCENE_SECONDS = 4
+TRAINING_SCENES = f"scenes:{TRAINING_SEED}:432:4"
+HELD_OUT_SCENES = "scenes:20000012:36:4"
+"""Of another seed, four of each class."""
 
 _log = logging.getLogger("make_tiny_autoencoder")
 
 
-def scenes_level(folder: Path, *, seed: int, num_scenes: int) -> CachedLevel:
+def scenes_level(folder: Path, scenes: str) -> CachedLevel:
     """The ``kl`` level of scenes, ingested unless it is there."""
-    sources = f"scenes:{seed}:{num_scenes}:{SCENE_SECONDS}"
-    ingest = ["ingest", sources, "--cache", str(folder), "--levels", "kl", "--workers", "1"]
+    ingest = ["ingest", scenes, "--cache", str(folder), "--levels", "kl", "--workers", "1"]
     status = mmldm.main(ingest)
     if status != 0:
         sys.exit(status)
@@ -76,27 +69,19 @@ def run_settings(*, steps: int, decay_steps: int) -> AutoencoderRunSettings:
     return replace(tiny, optimisation=optimisation, data=DataSettings(validation_share=0))
 
 
-class ProgressLog:
-    """Logs what the trainer reports, with the rate."""
-
-    def __init__(self) -> None:
-        self._last: tuple[int, float] | None = None
-
-    def __call__(self, progress: TrainProgress) -> None:
-        """Log one report."""
-        now = time.monotonic()
-        step, began = self._last or (progress.step, now)
-        self._last = (progress.step, now)
-        _log.info(
-            "step %d  video %.4f  audio %.4f  kl %.2f  grad %.2f  lr %.2e  %.2f steps/s",
-            progress.step,
-            progress.video_error,
-            progress.audio_error,
-            progress.kl,
-            progress.grad_norm,
-            progress.learning_rate,
-            (progress.step - step) / max(1e-9, now - began),
-        )
+def log_progress(progress: RunProgress) -> None:
+    """One line for each report."""
+    train = progress.train
+    _log.info(
+        "step %d  video %.4f  audio %.4f  kl %.2f  grad %.2f  lr %.2e  %.2f steps/s",
+        train.step,
+        train.video_error,
+        train.audio_error,
+        train.kl,
+        train.grad_norm,
+        train.learning_rate,
+        progress.steps_per_second,
+    )
 
 
 def measured(folder: Path, level: CachedLevel, *, steps: int, num_windows: int) -> str:
@@ -107,11 +92,11 @@ def measured(folder: Path, level: CachedLevel, *, steps: int, num_windows: int) 
     record = {
         "steps": steps,
         "trained_on": {
-            "scenes": f"scenes:{TRAINING_SEED}:{NUM_TRAINING_SCENES}:{SCENE_SECONDS}",
+            "scenes": TRAINING_SCENES,
             "num_windows": num_windows,
         },
         "held_out": {
-            "scenes": f"scenes:{HELD_OUT_SEED}:{NUM_HELD_OUT_SCENES}:{SCENE_SECONDS}",
+            "scenes": HELD_OUT_SCENES,
             **error.to_record(),
         },
     }
@@ -136,19 +121,15 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    training = scenes_level(
-        arguments.run / "train", seed=TRAINING_SEED, num_scenes=NUM_TRAINING_SCENES
-    )
-    held_out = scenes_level(
-        arguments.run / "held-out", seed=HELD_OUT_SEED, num_scenes=NUM_HELD_OUT_SCENES
-    )
+    training = scenes_level(arguments.run / "train", TRAINING_SCENES)
+    held_out = scenes_level(arguments.run / "held-out", HELD_OUT_SCENES)
     trained = train_autoencoder(
         training,
         run_settings(steps=arguments.steps, decay_steps=arguments.decay_steps),
         out=arguments.run / "autoencoder",
         resume=True,
         device="cpu",
-        on_progress=ProgressLog(),
+        on_progress=log_progress,
         report_steps=100,
     )
     text = measured(

@@ -27,11 +27,13 @@ from training.autoencoder import (
     measure_reconstruction,
 )
 from training.linear_start import start_as_linear_codec
+from training.metrics import MetricsFile, StepRate, is_noted
 from training.optim import OptimisationSettings
 from training.window_latents import VariationSettings, WindowBatches, WindowLatents
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 MEASURED_FILE = "measured.json"
+METRICS_FILE = "metrics.jsonl"
 _NUM_ANALYSED = 512
 """Windows from which the linear start is made."""
 
@@ -72,6 +74,15 @@ class AutoencoderRunSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RunProgress:
+    """Where a run is."""
+
+    train: TrainProgress
+    """The last step, with the means of the errors since the last report."""
+    steps_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedAutoencoder:
     """What a run ended with."""
 
@@ -90,13 +101,14 @@ def train_autoencoder(
     resume: bool,
     device: str,
     init: str | Path | None = None,
-    on_progress: Callable[[TrainProgress], None],
+    on_progress: Callable[[RunProgress], None],
     report_steps: int = 50,
 ) -> TrainedAutoencoder:
     """Trains an autoencoder and writes ``out`` as a folder that `load_modal_encoders` reads.
 
     Its weights are the moving average. ``out/measured.json`` says how well held-out windows are
-    given back, ``out/checkpoint.safetensors`` is where an interrupted run goes on.
+    given back, ``out/metrics.jsonl`` has the losses of some steps, and
+    ``out/checkpoint.safetensors`` is where an interrupted run goes on.
 
     Args:
         level: ``kl``, opened.
@@ -104,8 +116,9 @@ def train_autoencoder(
         out: The folder; created if it does not exist.
         resume: Go on from the checkpoint, if there is one.
         device: Where to train, such as ``cpu`` or ``cuda``.
-        init: Folder of an autoencoder to start from; None for a fresh one.
-        on_progress: Told every ``report_steps``, and at the end; errors are means since the last.
+        init: An autoencoder to start from: ``tiny`` for the bundled one, or a folder; None for a
+            fresh one.
+        on_progress: Told every ``report_steps``, and at the end.
         report_steps: Steps between two reports.
 
     Raises:
@@ -132,24 +145,50 @@ def train_autoencoder(
     batches = WindowBatches(
         windows, settings.variation, batch_size=optimisation.batch_size, seed=optimisation.seed
     )
-    recent: list[TrainProgress] = []
-
-    def on_step(progress: TrainProgress) -> None:
-        recent.append(progress)
-        is_last = progress.step == optimisation.steps
-        if is_last or progress.step % report_steps == 0:
-            on_progress(_mean(recent))
-            recent.clear()
-        if is_last or progress.step % optimisation.checkpoint_steps == 0:
-            trainer.save(checkpoint)
-
-    trainer.train(batches.at, on_step=on_step)
+    run = _Run(trainer, optimisation, out, on_progress=on_progress, report_steps=report_steps)
+    run.train(batches)
     trainer.average.copy_to(trainer.autoencoder)
     save_autoencoder(out, trainer.autoencoder)
-    # What was saved, whose decoder is rounded to float16.
-    held_out = _measure(load_autoencoder(out).to(device), level, share)
+    # What was saved, whose decoder is rounded to float16; "tiny" alone would name the bundled one.
+    held_out = _measure(load_autoencoder(out.absolute()).to(device), level, share)
     _write_measured(out / MEASURED_FILE, trainer.step, windows.num_windows, held_out)
     return TrainedAutoencoder(folder=out, num_windows=windows.num_windows, held_out=held_out)
+
+
+class _Run:
+    """What happens between the steps: metrics, reports, checkpoints."""
+
+    def __init__(
+        self,
+        trainer: AutoencoderTrainer,
+        optimisation: OptimisationSettings,
+        out: Path,
+        *,
+        on_progress: Callable[[RunProgress], None],
+        report_steps: int,
+    ) -> None:
+        self._trainer, self._optimisation = trainer, optimisation
+        self._checkpoint, self._metrics = out / CHECKPOINT_FILE, MetricsFile(out / METRICS_FILE)
+        self._on_progress, self._report_steps = on_progress, report_steps
+        self._rate = StepRate(trainer.step)
+        self._recent: list[TrainProgress] = []
+
+    def train(self, batches: WindowBatches) -> None:
+        """Trains to the end."""
+        self._metrics.forget_after(self._trainer.step)
+        self._trainer.train(batches.at, on_step=self._after)
+
+    def _after(self, train: TrainProgress) -> None:
+        step, last = train.step, self._optimisation.steps
+        self._recent.append(train)
+        if is_noted(step, last=last):
+            self._metrics.note({"train": asdict(train)})
+        if step == last or step % self._report_steps == 0:
+            mean, rate = _mean(self._recent), self._rate.at(step)
+            self._on_progress(RunProgress(train=mean, steps_per_second=rate))
+            self._recent.clear()
+        if step == last or step % self._optimisation.checkpoint_steps == 0:
+            self._trainer.save(self._checkpoint)
 
 
 def _pinned(level: CachedLevel, settings: AutoencoderRunSettings) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,7 @@ from training.run_options import (
 )
 
 if TYPE_CHECKING:
-    from training.autoencoder import TrainProgress
-    from training.autoencoder_run import TrainedAutoencoder
+    from training.autoencoder_run import RunProgress, TrainedAutoencoder
 
 Commands = argparse._SubParsersAction
 
@@ -30,13 +28,14 @@ def add_autoencoder(models: Commands[argparse.ArgumentParser]) -> None:
         "autoencoder",
         help="kl level -> modal encoders and a signal decoder",
         description="Trains a small multi-modal autoencoder on the windows of a cache's kl level. "
-        "`mmldm refresh --autoencoder A` makes the perceptual level by it.",
+        "`mmldm refresh --autoencoder A` makes the perceptual level by it. `--preset tiny --preset "
+        "finetune --init tiny` goes on from the bundled one.",
     )
     parser.add_argument("--cache", required=True, metavar="C", help="a folder, or a URL (s3://...)")
     parser.add_argument("--out", required=True, type=Path, metavar="A", help="its folder")
     parser.add_argument("--ref", default="current", help="which snapshot to train on")
     add_device_options(parser)
-    add_run_options(parser, letter="A", presets="tiny, or a .toml")
+    add_run_options(parser, letter="A", presets="tiny, or a .toml; then finetune")
     parser.add_argument("--json", action="store_true", help="the result as JSON")
     parser.set_defaults(run=_train_autoencoder)
 
@@ -61,28 +60,25 @@ def _train_autoencoder(arguments: argparse.Namespace) -> int:
             resume=arguments.resume,
             device=prepare_device(arguments),
             init=arguments.init,
-            on_progress=_Reporter(settings.optimisation.steps),
+            on_progress=AutoencoderReporter(settings.optimisation.steps),
         )
     sys.stdout.write((_json(trained) if arguments.json else _text(trained)) + "\n")
     return 0
 
 
-class _Reporter:
+class AutoencoderReporter:
     """Tells where a run is, how fast it goes, and what is left."""
 
     def __init__(self, num_steps: int) -> None:
         self._num_steps = num_steps
-        self._last: tuple[int, float] | None = None
 
-    def __call__(self, progress: TrainProgress) -> None:
-        now = time.monotonic()
-        step, began = self._last or (progress.step, now)
-        self._last = (progress.step, now)
-        rate = (progress.step - step) / max(now - began, 1e-9)
-        left = f"{(self._num_steps - progress.step) / rate:.0f} s left" if rate else ""
+    def __call__(self, progress: RunProgress) -> None:
+        """Told now and then."""
+        train, rate = progress.train, progress.steps_per_second
+        left = (self._num_steps - train.step) / max(rate, 1e-9)
         sys.stderr.write(
-            f"step {progress.step}/{self._num_steps}  video {progress.video_error:.4f}  audio "
-            f"{progress.audio_error:.4f}  KL {progress.kl:.2f}  {rate:.2f} steps/s  {left}\n"
+            f"step {train.step}/{self._num_steps}  video {train.video_error:.4f}  audio "
+            f"{train.audio_error:.4f}  KL {train.kl:.2f}  {rate:.2f} steps/s  {left:.0f} s left\n"
         )
 
 

@@ -35,13 +35,14 @@ def add_dit(models: Commands[argparse.ArgumentParser]) -> None:
         "dit",
         help="perceptual level -> DiT",
         description="Trains MM-LDM's diffusion transformer on the perceptual level of a cache. No "
-        "video, KL-VAE or encoder is needed for it.",
+        "video, KL-VAE or encoder is needed for it. `--preset tiny --preset finetune --init tiny` "
+        "goes on from the bundled one.",
     )
     dit.add_argument("--cache", metavar="C", help="a folder, or a URL (s3://...)")
     dit.add_argument("--out", type=Path, metavar="D", help="the model's folder")
     dit.add_argument("--ref", default="current", help="which snapshot to train on")
     add_device_options(dit)
-    add_run_options(dit, letter="D", presets="tiny, S, B, L, XL, or a .toml")
+    add_run_options(dit, letter="D", presets="tiny, S, B, L, XL, or a .toml; then finetune")
     dit.add_argument(
         "--describe", action="store_true", help="only say how large the preset's model is"
     )
@@ -78,7 +79,7 @@ def _run(arguments: argparse.Namespace, settings: DiTRunSettings) -> int:
             resume=arguments.resume,
             device=prepare_device(arguments),
             init=arguments.init,
-            on_progress=_Reporter(settings.optimisation.steps),
+            on_progress=DiTReporter(settings.optimisation.steps),
         )
     if arguments.json:
         losses = _last_validation(arguments.out / METRICS_FILE)
@@ -93,7 +94,7 @@ def _last_validation(metrics: Path) -> object:
     return json.loads(lines[-1]).get("validation", {}).get("losses") if lines else None
 
 
-class _Reporter:
+class DiTReporter:
     """Tells every few seconds, and at each validation, where a run is."""
 
     def __init__(self, num_steps: int) -> None:
@@ -101,6 +102,7 @@ class _Reporter:
         self._last = time.monotonic()
 
     def __call__(self, progress: RunProgress) -> None:
+        """Told after each step."""
         train, validation = progress.train, progress.validation
         is_last = train.step == self._num_steps
         if validation is None and not is_last and time.monotonic() < self._last + _REPORT_SECONDS:

@@ -21,7 +21,7 @@ from latents.models.vocoder import griffin_lim
 from pipeline.job import LatentScale
 from pipeline.recorded import RecordedEncoding
 from training.dit.config import DiTConfig
-from training.dit.files import CONFIG_FILE, MODEL_FILE
+from training.dit.files import dit_files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,14 +98,18 @@ def require_autoencoder(encoding: RecordedEncoding, source: str) -> None:
             )
 
 
-def model_digests(dit: Path, sources: ModelSources) -> dict[str, str]:
+def model_digests(dit: str | Path, sources: ModelSources) -> dict[str, str]:
     """SHA-256 of the files of each model that a sample depends on.
+
+    Args:
+        dit: As `load_dit` takes it.
+        sources: Where the others are.
 
     Raises:
         ModelError: A file cannot be read.
     """
     files = {
-        "dit": (dit / CONFIG_FILE, dit / MODEL_FILE),
+        "dit": dit_files(dit),
         "autoencoder": modal_encoder_files(sources.autoencoder),
         "kl_vae": autoencoder_files(sources.kl_vae),
     }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,15 @@ from latents.models.autoencoder_files import (
 from latents.models.modal_encoder_files import MODEL_FILE, load_modal_encoders
 from latents.posterior import posterior_mode
 from tests.training.moving_windows import moving_level
-from training.autoencoder import TrainProgress, measure_reconstruction
+from training.autoencoder import measure_reconstruction
 from training.autoencoder_run import (
     CHECKPOINT_FILE,
     MEASURED_FILE,
+    METRICS_FILE,
     AutoencoderRunSettings,
     DataSettings,
     ModelSettings,
+    RunProgress,
     TrainedAutoencoder,
     train_autoencoder,
 )
@@ -99,22 +101,57 @@ def linear_codec(level: CachedLevel) -> tuple[Autoencoder, WindowLatents]:
     return autoencoder, windows
 
 
-def test_resuming_equals_never_having_stopped(level: CachedLevel, tmp_path: Path) -> None:
-    class Stop(Exception):
-        """The power goes off."""
+class Stop(Exception):
+    """The power goes off."""
 
-    def stop_after_three(progress: TrainProgress) -> None:
-        if progress.step == 3:
+
+def stop_after(step: int) -> Callable[[RunProgress], None]:
+    def stop(progress: RunProgress) -> None:
+        if progress.train.step == step:
             raise Stop
 
-    train(level, tmp_path / "whole")
+    return stop
+
+
+@pytest.mark.parametrize(("steps", "checkpoint_steps", "stopped_at"), [(4, 2, 3), (23, 8, 20)])
+def test_resuming_equals_never_having_stopped(
+    steps: int, checkpoint_steps: int, stopped_at: int, level: CachedLevel, tmp_path: Path
+) -> None:
+    settings = with_optimisation(steps=steps, checkpoint_steps=checkpoint_steps)
+    train(level, tmp_path / "whole", settings)
+    stop = stop_after(stopped_at)
     with pytest.raises(Stop):
-        train(level, tmp_path / "cut", on_progress=stop_after_three, report_steps=1)
+        train(level, tmp_path / "cut", settings, on_progress=stop, report_steps=1)
     assert not (tmp_path / "cut" / MODEL_FILE).exists()
-    train(level, tmp_path / "cut", resume=True)
-    for name in (MODEL_FILE, CHECKPOINT_FILE, MEASURED_FILE, "config.json"):
+    train(level, tmp_path / "cut", settings, resume=True)
+    for name in (MODEL_FILE, CHECKPOINT_FILE, MEASURED_FILE, METRICS_FILE, "config.json"):
         whole, cut = (tmp_path / run / name for run in ("whole", "cut"))
         assert whole.read_bytes() == cut.read_bytes(), name
+
+
+def test_curves_have_a_line_every_ten_steps_and_at_the_end(
+    level: CachedLevel, tmp_path: Path
+) -> None:
+    reports: list[RunProgress] = []
+    settings = with_optimisation(steps=12)
+    train(level, tmp_path, settings, on_progress=reports.append, report_steps=1)
+    lines = [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
+    assert lines == [{"train": asdict(reports[step - 1].train)} for step in (10, 12)]
+
+
+def test_each_report_says_how_fast_a_run_is(level: CachedLevel, tmp_path: Path) -> None:
+    reports: list[RunProgress] = []
+    train(level, tmp_path, on_progress=reports.append, report_steps=2)
+    assert [report.train.step for report in reports] == [2, 4]
+    assert all(0 < report.steps_per_second < 1e6 for report in reports)
+
+
+def test_a_run_in_a_folder_called_tiny_measures_what_it_trained(
+    level: CachedLevel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained = train(level, Path("tiny"))
+    assert trained.held_out == train(level, tmp_path / "other").held_out
 
 
 def test_another_seed_gives_another_autoencoder(level: CachedLevel, tmp_path: Path) -> None:
@@ -151,12 +188,12 @@ def test_a_fresh_start_gives_back_what_is_linear_at_once(level: CachedLevel) -> 
 
 def test_training_learns_what_is_not_linear(level: CachedLevel, tmp_path: Path) -> None:
     before = measure_reconstruction(*linear_codec(level))
-    reports: list[TrainProgress] = []
+    reports: list[RunProgress] = []
     settings = with_optimisation(steps=30, batch_size=4, learning_rate=3e-3, decay_steps=15)
     train(level, tmp_path, settings, on_progress=reports.append, report_steps=10)
-    assert [report.step for report in reports] == [10, 20, 30]
-    assert reports[-1].video_error < 0.8 * before.video_error
-    assert reports[-1].video_error < reports[0].video_error
+    assert [report.train.step for report in reports] == [10, 20, 30]
+    assert reports[-1].train.video_error < 0.8 * before.video_error
+    assert reports[-1].train.video_error < reports[0].train.video_error
 
 
 def test_the_mean_frame_is_what_the_ratio_is_measured_by(level: CachedLevel) -> None:
@@ -207,10 +244,10 @@ def test_a_run_is_not_resumed_on_other_latents(
 
 def test_a_finished_run_may_be_lengthened(level: CachedLevel, tmp_path: Path) -> None:
     train(level, tmp_path)
-    reports: list[TrainProgress] = []
+    reports: list[RunProgress] = []
     longer = with_optimisation(steps=6)
     train(level, tmp_path, longer, resume=True, on_progress=reports.append, report_steps=1)
-    assert [report.step for report in reports] == [5, 6]
+    assert [report.train.step for report in reports] == [5, 6]
 
 
 def test_a_run_may_start_from_another_autoencoder(level: CachedLevel, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,10 @@ def test_what_was_trained_makes_the_perceptual_level(
 
     assert mmldm.main([*train, *few, *more, "--json"]) == 0
 
-    found = json.loads(capsys.readouterr().out)
+    told = capsys.readouterr()
+    found = json.loads(told.out)
     assert found["held_out"]["video_ratio"] > 0
+    assert re.search(r"step 4/4 .* [1-9][0-9.]* steps/s  0 s left", told.err)
     assert mmldm.main(["refresh", "--cache", cache, "--autoencoder", str(out)]) == 0
     level = open_cache(cache, level="perceptual")
     assert len(level) == 6

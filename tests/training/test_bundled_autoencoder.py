@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import mmldm
 from latents.cache.reader import open_cache
 from latents.models.autoencoder_files import load_autoencoder
 from latents.models.modal_encoder_files import BUNDLED_AUTOENCODER
@@ -24,11 +23,8 @@ def test_it_is_small_and_of_the_papers_latent_shapes() -> None:
 
 
 @pytest.mark.slow
-def test_frames_are_nearer_than_the_mean_frame_of_their_window(tmp_path: Path) -> None:
-    # Neither the seed of its training nor that of the scenes it was measured on.
-    ingest = ["ingest", "scenes:20000031:18:4", "--cache", str(tmp_path), "--workers", "2"]
-    assert mmldm.main(ingest) == 0
-    level = open_cache(tmp_path, level="kl")
+def test_frames_are_nearer_than_the_mean_frame_of_their_window(unseen_scenes: Path) -> None:
+    level = open_cache(unseen_scenes, level="kl")
 
     error = measure_reconstruction(load_autoencoder("tiny"), WindowLatents(level, level.clips))
 

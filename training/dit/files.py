@@ -24,6 +24,9 @@ from training.dit.config import DiTConfig
 from training.dit.model import DiT
 from training.dit.settings import DiffusionSettings
 
+BUNDLED_DIT = Path(__file__).parent / "tiny"
+"""The DiT that belongs to the bundled autoencoder; its name is ``tiny``."""
+
 CONFIG_FILE, MODEL_FILE = "config.json", "model.safetensors"
 FORMAT = "mmldm dit"
 FORMAT_VERSION = 1
@@ -123,11 +126,15 @@ def _config(trained: TrainedDiT, *, dtype: str) -> dict[str, Any]:
 def load_dit(folder: str | Path, *, device: torch.device | str = "cpu") -> TrainedDiT:
     """Reads a folder that `save_dit` wrote; weights are float32.
 
+    Args:
+        folder: ``tiny`` for the bundled one, or a folder.
+        device: Where it runs.
+
     Raises:
         ModelError: Nothing is there, it cannot be read, or weights and config do not fit.
     """
-    root = Path(folder).expanduser()
-    content = _read(root / CONFIG_FILE)
+    config_path, weights_path = dit_files(folder)
+    content = _read(config_path)
     try:
         config = json.loads(content)
         if (config["format"], config["version"]) != (FORMAT, FORMAT_VERSION):
@@ -141,14 +148,20 @@ def load_dit(folder: str | Path, *, device: torch.device | str = "cpu") -> Train
         )
         steps = int(config["steps"])
     except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
-        raise ModelError(f"{root / CONFIG_FILE} is no config of a DiT: {error}") from error
+        raise ModelError(f"{config_path} is no config of a DiT: {error}") from error
     return TrainedDiT(
-        model=_model(root / MODEL_FILE, model_config).to(device),
+        model=_model(weights_path, model_config).to(device),
         diffusion=diffusion,
         whitening=whitening,
         trained_on=trained_on,
         steps=steps,
     )
+
+
+def dit_files(folder: str | Path) -> tuple[Path, Path]:
+    """The config and the weights that `load_dit` reads; ``tiny``: those bundled."""
+    root = BUNDLED_DIT if str(folder) == "tiny" else Path(folder).expanduser()
+    return root / CONFIG_FILE, root / MODEL_FILE
 
 
 def _trained_on(config: Mapping[str, Any]) -> TrainedOn:
@@ -200,5 +213,5 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise ModelError(
             f"{path} cannot be read ({reason(error)}); a DiT is a folder that `mmldm train dit` "
-            "has written"
+            "has written, or tiny (bundled)"
         ) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +13,6 @@ from latents.cache.reader import CachedLevel, ClipRows, open_cache
 from latents.cache.refs import read_recipe
 from latents.cache.resident import ResidentWindows
 from latents.cache.splits import Split, clips_of_split
-from latents.durable import make_folder, replace_file
 from latents.errors import CacheError, ConfigError
 from latents.fields import LEVELS
 from latents.whitening import whitening_of
@@ -25,6 +22,7 @@ from training.dit.model import DiT
 from training.dit.settings import DiTRunSettings
 from training.dit.train import DiTTrainer, TrainProgress, schedule_of
 from training.dit.validation import Validation, Validator
+from training.metrics import MetricsFile, StepRate, is_noted
 
 CHECKPOINT = Path("checkpoint", "checkpoint.safetensors")
 METRICS_FILE = "metrics.jsonl"
@@ -61,7 +59,8 @@ def train_dit(
         resume: Go on from the checkpoint.
         device: Where to train.
         on_progress: Told after each step.
-        init: A trained DiT to start from, of the same architecture.
+        init: A trained DiT to start from, of the same architecture: ``tiny`` for the bundled one,
+            or a folder.
 
     Returns:
         The average model, as it was saved.
@@ -117,26 +116,25 @@ class _Run:
         on_progress: Callable[[RunProgress], None],
     ) -> None:
         self._trainer, self._validator, self._out = trainer, validator, out
+        self._metrics, self._rate = MetricsFile(out / METRICS_FILE), StepRate(trainer.step)
         self._on_progress = on_progress
-        self._first, self._started = trainer.step, time.monotonic()
 
     def train(self, batches: WindowBatches) -> None:
         """Trains to the end."""
-        make_folder(self._out)
-        _forget_metrics_after(self._trainer.step, self._out / METRICS_FILE)
+        self._metrics.forget_after(self._trainer.step)
         self._trainer.train(batches, on_step=self._after)
 
     def _after(self, train: TrainProgress) -> None:
         settings = self._trainer.settings
-        is_last = train.step == settings.optimisation.steps
+        last = settings.optimisation.steps
         validation = None
-        if is_last or train.step % settings.validation.every_steps == 0:
+        if train.step == last or train.step % settings.validation.every_steps == 0:
             validation = self._validate()
+        if validation is not None or is_noted(train.step, last=last):
             self._note(train, validation)
-        if is_last or train.step % settings.optimisation.checkpoint_steps == 0:
+        if train.step == last or train.step % settings.optimisation.checkpoint_steps == 0:
             self._trainer.save(self._out / CHECKPOINT)
-        seconds = time.monotonic() - self._started
-        rate = (train.step - self._first) / max(seconds, 1e-9)
+        rate = self._rate.at(train.step)
         self._on_progress(RunProgress(train=train, validation=validation, steps_per_second=rate))
 
     def _validate(self) -> Validation | None:
@@ -153,16 +151,7 @@ class _Run:
         line: dict[str, Any] = {"train": asdict(train)}
         if validation is not None:
             line["validation"] = asdict(validation)
-        with (self._out / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-def _forget_metrics_after(step: int, path: Path) -> None:
-    """Leaves out what a run noted beyond the checkpoint that it goes on from."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if json.loads(line)["train"]["step"] <= step]
-        replace_file(path, "".join(kept).encode())
+        self._metrics.note(line)
 
 
 def _clips(level: CachedLevel, settings: DiTRunSettings, split: Split) -> ClipRows:

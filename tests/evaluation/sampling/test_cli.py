@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,13 @@ from tests.evaluation.sampling.small_models import SmallModels
 from tests.evaluation.sampling.test_hifigan import V1, make_hifigan
 
 
-def sample(models: SmallModels, out: Path, *more: str) -> int:
+def sample(models: SmallModels, out: Path, *more: str, dit: str | None = None) -> int:
     parser = argparse.ArgumentParser()
     add_sample(parser.add_subparsers())
     arguments = parser.parse_args(
         [
             "sample",
-            str(models.dit),
+            dit or str(models.dit),
             *("--out", str(out), "--steps", "2", "--device", "cpu"),
             *("--autoencoder", models.sources.autoencoder, "--kl-vae", models.sources.kl_vae),
             *more,
@@ -54,6 +55,19 @@ def test_each_file_given_is_a_sample(
     record = json.loads((tmp_path / "out" / "v2a_s0.json").read_bytes())
     assert [one["name"] for one in record["conditions"]] == [str(video)] * 2
     assert record["made_by"]["num_steps"] == 2
+
+
+def test_tiny_is_the_bundled_dit_and_a_folder_of_that_name_another(
+    models: SmallModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(models.dit, tmp_path / "tiny")
+
+    assert sample(models, tmp_path / "out", "--num", "1", dit="./tiny") == 0
+
+    # Its latents are those of the bundled autoencoder, not of the small one.
+    with pytest.raises(ModelError, match="video encoder of this autoencoder has weights"):
+        sample(models, tmp_path / "bundled", dit="tiny")
 
 
 def test_a_vocoder_is_used(models: SmallModels, tmp_path: Path) -> None:

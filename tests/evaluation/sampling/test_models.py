@@ -17,6 +17,7 @@ from latents.models.kl_vae_files import save_autoencoder as save_diffusers_autoe
 from latents.recipe import Recipe
 from pipeline.recorded import recorded_encoding
 from tests.evaluation.sampling.small_models import SmallModels, make_autoencoder
+from training.dit.files import BUNDLED_DIT
 
 LATENT = torch.randn(16, 2, 2, generator=torch.Generator().manual_seed(0))
 
@@ -71,6 +72,13 @@ def test_recipes_that_say_something_else_are_refused(models: SmallModels) -> Non
 
     with pytest.raises(ModelError, match=r"D: the recipes of the latents .* not understand"):
         recorded_encoding(recipes, model="D")
+
+
+def test_the_bundled_dit_has_a_digest_of_its_own(models: SmallModels) -> None:
+    bundled = model_digests("tiny", models.sources)
+
+    assert bundled == model_digests(BUNDLED_DIT, models.sources)
+    assert bundled["dit"] != model_digests(models.dit, models.sources)["dit"]
 
 
 def test_digests_tell_models_apart(models: SmallModels, tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ def test_a_run_is_trained_and_told(
     assert found["steps"] == 4
     assert found["losses"].keys() > {"svg", "a2v", "v2a", "linear"}
     assert "held out (4 windows, video/audio)  svg" in told.err
+    noted = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert found["losses"] == json.loads(noted[-1])["validation"]["losses"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "checkpoint",
         "config.json",

@@ -43,7 +43,8 @@ def num_macs(config: DiTConfig) -> int:
 
 
 def test_the_bundled_sizes_are_the_published_ones_and_a_tiny_one() -> None:
-    assert preset_names("dit") == sorted([*PUBLISHED, "tiny"])
+    sizes = set(preset_names("dit")) - {"finetune"}  # of any size
+    assert sizes == {*PUBLISHED, "tiny"}
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))

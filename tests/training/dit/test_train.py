@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def run(
-    cache: str, out: Path, settings: DiTRunSettings | None = None, *, resume: bool = False
+    cache: str,
+    out: Path,
+    settings: DiTRunSettings | None = None,
+    *,
+    resume: bool = False,
+    on_progress: Callable[[RunProgress], None] | None = None,
 ) -> list[RunProgress]:
     told: list[RunProgress] = []
     train_dit(
@@ -35,9 +42,13 @@ def run(
         ref="current",
         resume=resume,
         device="cpu",
-        on_progress=told.append,
+        on_progress=on_progress or told.append,
     )
     return told
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / METRICS_FILE).read_text().splitlines()]
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -64,15 +75,7 @@ def test_a_run_that_is_resumed_ends_as_one_that_never_stopped(
             raise Killed
 
     with pytest.raises(Killed):
-        train_dit(
-            cache,
-            settings,
-            out=tmp_path / "parts",
-            ref="current",
-            resume=False,
-            device="cpu",
-            on_progress=kill,
-        )
+        run(cache, tmp_path / "parts", settings, on_progress=kill)
     told = run(cache, tmp_path / "parts", settings, resume=True)
 
     assert told[0].train.step == killed_at // 2 * 2 + 1
@@ -143,11 +146,51 @@ def test_a_cache_whose_windows_are_all_held_out_is_refused(cache: str, tmp_path:
 
 def test_metrics_are_noted_with_every_validation(cache: str, tmp_path: Path) -> None:
     run(cache, tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
+    lines = metrics(tmp_path)
     assert [line["train"]["step"] for line in lines] == [3, 6]
     assert lines[0]["validation"]["losses"].keys() == {
         *("svg", "a2v", "v2a", "a2v shuffled", "v2a shuffled", "linear")
     }
+
+
+def test_curves_have_a_line_every_ten_steps_and_end_with_a_validation(
+    cache: str, tmp_path: Path
+) -> None:
+    settings = small_settings(optimisation={"steps": 23}, validation={"every_steps": 20})
+    told = run(cache, tmp_path, settings)
+    lines = metrics(tmp_path)
+    assert [line["train"] for line in lines] == [
+        asdict(told[step - 1].train) for step in (10, 20, 23)
+    ]
+    assert ["validation" in line for line in lines] == [False, True, True]
+
+
+def test_without_anything_held_out_curves_are_of_the_training_alone(
+    cache: str, tmp_path: Path
+) -> None:
+    settings = small_settings(optimisation={"steps": 12}, data={"validation_share": 0.0})
+    run(cache, tmp_path, settings)
+    assert [line.keys() for line in metrics(tmp_path)] == [{"train"}, {"train"}]
+
+
+def test_curves_of_a_resumed_run_are_those_of_one_that_never_stopped(
+    cache: str, tmp_path: Path
+) -> None:
+    tables = {"validation": {"every_steps": 15}, "data": {"validation_share": 0.3}}
+    settings = small_settings(optimisation={"steps": 32, "checkpoint_steps": 8}, **tables)
+    run(cache, tmp_path / "whole", settings)
+
+    def kill(progress: RunProgress) -> None:
+        if progress.train.step == 30:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(cache, tmp_path / "parts", settings, on_progress=kill)
+    noted = [line["train"]["step"] for line in metrics(tmp_path / "parts")]
+    run(cache, tmp_path / "parts", settings, resume=True)
+
+    assert noted == [10, 15, 20, 30]  # to go on from 24
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
 
 
 def test_what_was_saved_is_the_average_with_all_that_sampling_needs(
