@@ -115,7 +115,7 @@ def _foresee(layout: CacheLayout, arguments: argparse.Namespace) -> _Outcome:
 def _collect(layout: CacheLayout, arguments: argparse.Namespace) -> _Outcome:
     from latents.cache.compact import rewrite_shards
     from latents.cache.gc import collect_garbage
-    from latents.store.tar_store import TarShardWriter
+    from latents.store.shard_writers import shard_writer_of
 
     run = run_record("cache gc")
     plan = _plan(layout, arguments)
@@ -125,7 +125,7 @@ def _collect(layout: CacheLayout, arguments: argparse.Namespace) -> _Outcome:
         rewritten = rewrite_shards(
             layout,
             max_dead_fraction=0,
-            open_shard=lambda: TarShardWriter(layout.storage),
+            open_shard=lambda store: shard_writer_of(store)(layout.storage),
             run=run,
         )
         last = collect_garbage(layout, _plan(layout, arguments), run=run)

@@ -1,30 +1,25 @@
-"""For tests: small caches of made-up latents, and the contract that every shard store keeps."""
-
-# ruff: noqa: D102 - the tests of a contract say in their names what they hold.
+"""For tests: small caches of made-up latents."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from latents.cache.layout import CacheLayout, create_cache
-from latents.cache.local_storage import LocalStorage
 from latents.cache.log import CommitLog
 from latents.cache.refs import Ref, write_recipes, write_ref
 from latents.cache.rows import LatentRow, QuarantineRow, SourceRow, rows_to_table
-from latents.cache.storage import Storage
 from latents.clip import ClipKey, WindowSpec
 from latents.fields import FIELDS
 from latents.recipe import Canonical, Recipe, sha256_hex
-from latents.store.protocol import ShardWriter, StoredTensor
+from latents.store.kinds import StoreName
+from latents.store.protocol import StoredTensor
+from latents.store.shard_writers import shard_writer_of
 
 NUM_FRAMES = 8
 """Frames of a made-up clip; windows of 4 frames start at each of its first 5."""
@@ -128,27 +123,29 @@ def make_cache(
     clips_per_commit: int = 2,
     recipes: Mapping[str, Recipe] | None = None,
     clips: Sequence[FakeClip] | None = None,
+    store: StoreName = "tar",
 ) -> CacheLayout:
-    """A cache of `fake_clips`, or of others, in tar shards; ``refs/current`` is its last commit."""
+    """A cache of `fake_clips`, or of others; ``refs/current`` is its last commit."""
     layout = create_cache(root)
     recipes = recipes or fake_recipes()
     clips = fake_clips(num_clips, seed=seed) if clips is None else clips
     for start in range(0, len(clips), clips_per_commit):
-        commit_clips(layout, clips[start : start + clips_per_commit], recipes)
+        commit_clips(layout, clips[start : start + clips_per_commit], recipes, store=store)
     digests = {field: recipe.digest for field, recipe in recipes.items()}
     write_ref(layout, "current", Ref(commit=CommitLog(layout).head(), recipes=digests))
     return layout
 
 
 def commit_clips(
-    layout: CacheLayout, clips: Sequence[FakeClip], recipes: Mapping[str, Recipe]
+    layout: CacheLayout,
+    clips: Sequence[FakeClip],
+    recipes: Mapping[str, Recipe],
+    *,
+    store: StoreName = "tar",
 ) -> None:
-    """Writes clips into one tar shard and commits it."""
-    # Here, not at the top: webdataset imports torch, and most tests need neither.
-    from latents.store.tar_store import TarShardWriter
-
+    """Writes clips into one shard and commits it."""
     write_recipes(layout, recipes.values())
-    writer = TarShardWriter(layout.storage)
+    writer = shard_writer_of(store)(layout.storage)
     for clip in clips:
         writer.add(str(clip.key), clip.tensors)
     stored = writer.seal()
@@ -233,92 +230,3 @@ def quarantine_table(
         versions="",
     )
     return rows_to_table("quarantine", [row])
-
-
-class StoreTests:
-    """What every shard store does. A subclass below ``tests/`` says how one is opened."""
-
-    def open_shard(self, storage: Storage) -> ShardWriter:
-        """A new shard in a storage."""
-        raise NotImplementedError
-
-    def seal(self, root: Path, clips: Sequence[FakeClip]) -> dict[tuple[str, str], StoredTensor]:
-        """A sealed shard with some clips."""
-        writer = self.open_shard(LocalStorage(root))
-        for clip in clips:
-            writer.add(str(clip.key), clip.tensors)
-        return writer.seal()
-
-    def test_offsets_point_at_the_bytes_of_every_tensor(self, tmp_path: Path) -> None:
-        clips = fake_clips(3)
-        stored = self.seal(tmp_path, clips)
-
-        assert stored.keys() == {(str(clip.key), field) for clip in clips for field in clip.tensors}
-        for clip in clips:
-            for field, tensor in clip.tensors.items():
-                where = stored[str(clip.key), field]
-                shard = (tmp_path / "shards" / where.shard).read_bytes()
-                assert shard[where.offset :][: tensor.nbytes] == tensor.tobytes()
-
-    def test_every_tensor_is_described_by_its_type_shape_and_checksums(
-        self, tmp_path: Path
-    ) -> None:
-        clip = fake_clips(1)[0]
-        stored = self.seal(tmp_path, [clip])
-
-        for field, tensor in clip.tensors.items():
-            where = stored[str(clip.key), field]
-            assert (where.dtype, where.shape) == (str(tensor.dtype), tensor.shape)
-            assert where.digest == sha256_hex(tensor.tobytes())
-            assert where.crc32c == tuple(google_crc32c.value(part.tobytes()) for part in tensor)
-
-    def test_a_shard_is_named_by_its_content(self, tmp_path: Path) -> None:
-        shards = {where.shard for where in self.seal(tmp_path, fake_clips(2)).values()}
-
-        assert [path.name for path in (tmp_path / "shards").iterdir()] == list(shards)
-        (shard,) = (tmp_path / "shards").iterdir()
-        assert hashlib.sha256(shard.read_bytes()).hexdigest() == shard.stem
-
-    def test_equal_tensors_give_equal_bytes(self, tmp_path: Path) -> None:
-        assert self.seal(tmp_path, fake_clips(2)) == self.seal(tmp_path / "again", fake_clips(2))
-
-    def test_other_tensors_give_another_shard(self, tmp_path: Path) -> None:
-        first = self.seal(tmp_path, fake_clips(1, seed=0)).values()
-        second = self.seal(tmp_path, fake_clips(1, seed=1)).values()
-
-        assert {where.shard for where in first}.isdisjoint(where.shard for where in second)
-
-    def test_a_tensor_that_is_not_contiguous_is_stored_in_c_order(self, tmp_path: Path) -> None:
-        tensor: NDArray[Any] = (
-            np.arange(48, dtype=np.float16).reshape(4, 3, 2, 2).transpose(1, 0, 2, 3)
-        )
-        writer = self.open_shard(LocalStorage(tmp_path))
-        writer.add("clip", {"kl.video": tensor})
-        where = writer.seal()["clip", "kl.video"]
-
-        shard = (tmp_path / "shards" / where.shard).read_bytes()
-        assert shard[where.offset :][: tensor.nbytes] == tensor.tobytes(order="C")
-        assert where.shape == (3, 4, 2, 2)
-
-    def test_a_sealed_shard_is_read_only(self, tmp_path: Path) -> None:
-        self.seal(tmp_path, fake_clips(1))
-
-        (shard,) = (tmp_path / "shards").iterdir()
-        assert shard.stat().st_mode & 0o222 == 0
-
-    def test_num_bytes_counts_the_tensors(self, tmp_path: Path) -> None:
-        clip = fake_clips(1)[0]
-        writer = self.open_shard(LocalStorage(tmp_path))
-        assert writer.num_bytes == 0
-        writer.add(str(clip.key), clip.tensors)
-
-        assert writer.num_bytes == sum(tensor.nbytes for tensor in clip.tensors.values())
-        writer.discard()
-
-    def test_nothing_remains_of_a_discarded_shard(self, tmp_path: Path) -> None:
-        writer = self.open_shard(LocalStorage(tmp_path))
-        writer.add("clip", fake_clips(1)[0].tensors)
-        writer.discard()
-        writer.discard()
-
-        assert list((tmp_path / "shards").iterdir()) == []

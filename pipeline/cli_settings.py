@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from latents.devices import device_named
 from latents.errors import ConfigError
 from latents.fields import LEVELS, Level
+from latents.store.kinds import STORE_NAMES
 
 if TYPE_CHECKING:
     from latents.cache.layout import CacheLayout
@@ -38,6 +39,11 @@ def add_settings_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", action="append", default=[], metavar="P")
     parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
     parser.add_argument("--workers", type=int, metavar="N", help="default: one per core")
+    parser.add_argument(
+        "--store",
+        choices=STORE_NAMES,
+        help="format of new shards; default: tar; a cache may hold both",
+    )
     parser.add_argument("--json", action="store_true", help="the result as JSON")
 
 
@@ -136,6 +142,8 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
         overrides.append(f"autoencoder.source={json.dumps(arguments.autoencoder)}")
     if arguments.workers is not None:
         overrides.append(f"run.workers={arguments.workers}")
+    if arguments.store is not None:
+        overrides.append(f"run.store={arguments.store}")
     return overrides
 
 

@@ -19,7 +19,7 @@ from latents.cache.rows import QuarantineRow, TombstoneRow
 from latents.cache.snapshot import Snapshot, load_snapshot
 from latents.fields import FIELDS, LEVELS, Level, to_compute
 from latents.recipe import Recipe, recipe_differences
-from latents.store.tar_store import TarShardWriter
+from latents.store.shard_writers import shard_writer_of
 from pipeline.committer import Committer
 from pipeline.current_ref import CurrentRef
 from pipeline.decode import SourceTask
@@ -176,12 +176,13 @@ def carry_out(
 
 def _open_committer(job: PlannedJob, purpose: Purpose) -> Committer:
     run = job.settings.run
+    write_shard = shard_writer_of(run.store)
     return Committer(
         job.layout,
         recipes=job.wanted.recipes,
         seen=job.snapshot.commit,
         present=_present(job),
-        open_shard=lambda: TarShardWriter(job.layout.storage),
+        open_shard=lambda: write_shard(job.layout.storage),
         shard_bytes=run.shard_bytes,
         commit_seconds=run.commit_seconds,
         versions=encode_versions(),

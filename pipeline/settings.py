@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from latents.clip import ClipSpec, WindowSpec
+from latents.store.kinds import StoreName
 from pipeline.decode import SoundPolicy
 
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -64,6 +65,8 @@ class RunSettings:
     """A decoder that gives nothing for so long is killed and its source quarantined."""
     shard_bytes: int = 256 * 2**20
     """A shard is sealed and committed once it holds this much."""
+    store: StoreName = "tar"
+    """Format of new shards. A cache may hold both."""
     commit_seconds: int = 30
     """Work is committed at least this often."""
     in_flight_bytes: int = 1024 * 2**20

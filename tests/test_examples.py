@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import pytest
 
@@ -21,7 +22,9 @@ from latents.store.protocol import StoredTensor
 from latents.testing import FakeClip, fake_clips, fake_latent_row, fake_recipes, make_cache
 from latents.testing import fake_source_row as source_row
 
-QUERY_ROWS = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "query_rows.py"))
+EXAMPLES = Path(__file__).parents[1] / "examples"
+QUERY_ROWS = runpy.run_path(str(EXAMPLES / "query_rows.py"))
+READ_ZARR_SHARD = runpy.run_path(str(EXAMPLES / "read_zarr_shard.py"))
 row_files = QUERY_ROWS["row_files"]
 ENGINES = [QUERY_ROWS["duckdb_answers"], QUERY_ROWS["polars_answers"]]
 
@@ -159,3 +162,28 @@ def test_both_engines_are_shown(layout: CacheLayout, capsys: pytest.CaptureFixtu
     assert (lines[0], lines[half]) == ("duckdb_answers", "polars_answers")
     assert lines[1:half] == lines[half + 1 :]
     assert "    rain  1" in lines
+
+
+def a_zarr_shard(root: Path, clips: Sequence[FakeClip]) -> str:
+    layout = make_cache(root, clips=clips, clips_per_commit=len(clips), store="zarr")
+    return f"{layout.url}/{next(layout.storage.list('shards')).name}"
+
+
+@pytest.mark.parametrize("read", ["window_by_zarr", "window_by_xarray"])
+def test_a_window_of_a_zarr_shard_is_read(tmp_path: Path, read: str) -> None:
+    shard = a_zarr_shard(tmp_path, CLIPS)
+
+    window = READ_ZARR_SHARD[read](shard, KEYS[1], "kl.audio", 2)
+
+    np.testing.assert_array_equal(window, CLIPS[1].tensors["kl.audio"][2])
+
+
+def test_all_clips_of_a_zarr_shard_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    READ_ZARR_SHARD["main"](a_zarr_shard(tmp_path, CLIPS))
+
+    lines = capsys.readouterr().out.splitlines()
+    mean = CLIPS[0].tensors["kl.audio"][-1, :2].mean(dtype=np.float64)
+    assert lines[::2] == sorted(KEYS)
+    assert f"  kl.audio  mel_channel 4, mel_row 2, mel_column 2; mean {mean:.4f}" in lines

@@ -26,6 +26,7 @@ from latents.cache.refs import Ref, move_ref
 from latents.cache.rows import LatentRow, RowKind, TombstoneRow, latent_row, rows_to_table
 from latents.cache.snapshot import load_snapshot
 from latents.errors import CacheError, DamagedError
+from latents.store.kinds import StoreName, store_of
 from latents.store.protocol import ShardWriter
 
 SHARDS_PER_COMMIT = 64
@@ -90,7 +91,7 @@ def rewrite_shards(
     layout: CacheLayout,
     *,
     max_dead_fraction: float,
-    open_shard: Callable[[], ShardWriter],
+    open_shard: Callable[[StoreName], ShardWriter],
     run: Mapping[str, str],
 ) -> Rewritten:
     """Copies what lives out of shards of which a larger part has left.
@@ -98,7 +99,7 @@ def rewrite_shards(
     Args:
         layout: The cache.
         max_dead_fraction: Of a shard's bytes; 0 rewrites every shard in which something has left.
-        open_shard: Starts a shard.
+        open_shard: Starts a shard of a store; each is copied into one of its own kind.
         run: Recorded with the commits.
 
     Raises:
@@ -167,14 +168,14 @@ def _move(
     log: CommitLog,
     rows: Sequence[LatentRow],
     *,
-    open_shard: Callable[[], ShardWriter],
+    open_shard: Callable[[StoreName], ShardWriter],
     run: Mapping[str, str],
 ) -> None:
     """Copies all that lives in some shards, each into one of its own, and commits it."""
     moved: list[LatentRow] = []
     ends: list[TombstoneRow] = []
     for shard, of_shard in groupby(rows, key=lambda row: row.shard):
-        moved.extend(_copy(layout, list(of_shard), open_shard()))
+        moved.extend(_copy(layout, list(of_shard), open_shard(store_of(shard))))
         ends.append(TombstoneRow(reason="moved", uri=None, source=None, clip=None, shard=shard))
     tables: dict[RowKind, pa.Table] = {
         "latents": rows_to_table("latents", moved),

@@ -26,7 +26,7 @@ class CacheLayout:
 
         cache.json                    format version
         recipes/<sha256>.json         what made a field
-        shards/<sha256>.tar           tensors of some clips, named by content
+        shards/<sha256>.tar, .zip     tensors of some clips, named by content
         rows/<sha256>.parquet         rows of a commit or of a checkpoint
         commits/<n, 12 digits>.json   the hash-chained log
         checkpoints/<n>.json          rows of 256 commits in a few files; derived

@@ -105,7 +105,7 @@ def _opened(layout: CacheLayout, name: str) -> BinaryIO:
 def _compare(
     file: BinaryIO, name: str, rows: Sequence[LatentRow], others: Set[str]
 ) -> Iterator[Damage]:
-    wanted, _, suffix = name.rpartition("/")[2].partition(".")
+    wanted = _digest_in(name)
     reader = HashingReader(file)
     try:
         damaged = [one for row in rows for one in _verify_tensor(reader.read, name, row)]
@@ -117,10 +117,14 @@ def _compare(
         is_intact = ", though the shard is as it was written"
         yield from (replace(one, problem=one.problem + is_intact) for one in damaged)
         yield from () if damaged else _overlapping(name, rows)
-    elif (other := f"{found}.{suffix}") in others:
+    elif other := next((shard for shard in others if _digest_in(shard) == found), None):
         yield from _lost(name, rows, f"the file holds the content of shards/{other}")
     else:
         yield from damaged or _compare_digests(file, name, rows)
+
+
+def _digest_in(name: str) -> str:
+    return name.rpartition("/")[2].partition(".")[0]
 
 
 def _read_each(

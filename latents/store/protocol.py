@@ -33,7 +33,7 @@ class ShardWriter(Protocol):
         """Bytes of tensors added so far."""
 
     def add(self, clip: str, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Adds one clip's tensors by field name, side by side."""
+        """Adds tensors of a clip by field name, side by side; each field of a clip once."""
 
     def seal(self) -> dict[tuple[str, str], StoredTensor]:
         """Makes the shard durable, reads it back, names it by its content.

@@ -24,7 +24,8 @@ from latents.cache.rows import LatentRow
 from latents.cache.snapshot import load_snapshot
 from latents.cache.verify import verify_cache
 from latents.errors import CacheError, DamagedError
-from latents.store.tar_store import TarShardWriter
+from latents.store.kinds import STORE_NAMES, StoreName, store_of
+from latents.store.shard_writers import shard_writer_of
 from latents.testing import commit_clips, fake_clips, fake_recipes, make_cache
 
 RUN = {"command": "test"}
@@ -32,11 +33,17 @@ RECIPES = {field: recipe.digest for field, recipe in fake_recipes().items()}
 CLIPS = fake_clips(6)
 
 
+@pytest.fixture(scope="module", params=STORE_NAMES)
+def store(request: pytest.FixtureRequest) -> StoreName:
+    found: StoreName = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> CacheLayout:
+def template(store: StoreName, tmp_path_factory: pytest.TempPathFactory) -> CacheLayout:
     """Six clips, three in a shard."""
     root = tmp_path_factory.mktemp("template") / "cache"
-    return make_cache(root, num_clips=6, clips_per_commit=3)
+    return make_cache(root, num_clips=6, clips_per_commit=3, store=store)
 
 
 @pytest.fixture
@@ -49,7 +56,7 @@ def rewrite(layout: CacheLayout, *, max_dead_fraction: float = 0) -> Rewritten:
     return rewrite_shards(
         layout,
         max_dead_fraction=max_dead_fraction,
-        open_shard=lambda: TarShardWriter(layout.storage),
+        open_shard=lambda store: shard_writer_of(store)(layout.storage),
         run=RUN,
     )
 
@@ -90,6 +97,21 @@ def test_no_byte_of_what_was_taken_down_remains(layout: CacheLayout) -> None:
     gc(layout)
 
     assert clips_whose_bytes_are_found(layout) == [0, 2, 3, 4, 5]
+    assert verify_cache(layout) == []
+
+
+def test_shards_of_both_stores_are_rewritten_in_their_own(tmp_path: Path) -> None:
+    layout = make_cache(tmp_path, clips=CLIPS[:3], clips_per_commit=3, store="tar")
+    commit_clips(layout, CLIPS[3:], fake_recipes(), store="zarr")
+    write_ref(layout, "current", Ref(commit=1, recipes=RECIPES))
+    take_down(layout, 1, 4)
+
+    rewrite(layout)
+    gc(layout)
+
+    stores = {row.clip: store_of(row.shard) for row in rows(layout)}
+    assert [stores[str(CLIPS[clip].key)] for clip in (0, 2, 3, 5)] == ["tar", "tar", "zarr", "zarr"]
+    assert clips_whose_bytes_are_found(layout) == [0, 2, 3, 5]
     assert verify_cache(layout) == []
 
 

@@ -29,6 +29,7 @@ from latents.cache.snapshot import load_snapshot
 from latents.cache.verify import verify_cache
 from latents.errors import CacheError, DamagedError
 from latents.recipe import Recipe, sha256_hex
+from latents.store.shard_writers import shard_writer_of
 from latents.store.tar_store import TarShardWriter
 from latents.testing import (
     FakeClip,
@@ -127,6 +128,7 @@ class TestOrphans:
         before = files(layout)
         orphans = {
             leave(layout, f"shards/{sha256_hex(b'a')}.tar"): "orphan shard",
+            leave(layout, f"shards/{sha256_hex(b'a')}.zip"): "orphan shard",
             leave(layout, f"rows/{sha256_hex(b'b')}.parquet"): "orphan rows",
             leave(layout, f"recipes/{sha256_hex(b'c')}.json"): "orphan recipe",
             leave(layout, "checkpoints/000000000001.json"): "orphan checkpoint",
@@ -442,7 +444,7 @@ class Model:
         rewrite_shards(
             self.layout,
             max_dead_fraction=0,
-            open_shard=lambda: TarShardWriter(self.layout.storage),
+            open_shard=lambda store: shard_writer_of(store)(self.layout.storage),
             run=RUN,
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -19,15 +18,16 @@ from latents.cache.object_storage import open_object_storage
 from latents.cache.rows import LatentRow, TombstoneRow, latent_row, rows_to_table
 from latents.cache.verify import verify_cache
 from latents.recipe import sha256_hex
-from latents.testing import make_cache
+from latents.store.kinds import STORE_NAMES
+from latents.testing import commit_clips, fake_clips, fake_recipes, make_cache
 
 SLICE_BYTES = 4 * 2 * 2 * 2
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> CacheLayout:
+@pytest.fixture(params=STORE_NAMES)
+def layout(request: pytest.FixtureRequest, tmp_path: Path) -> CacheLayout:
     """Clips 0 and 1 in the shard of commit 0, clip 2 in that of commit 1."""
-    return make_cache(tmp_path / "cache", num_clips=3)
+    return make_cache(tmp_path / "cache", num_clips=3, store=request.param)
 
 
 def rows_of(layout: CacheLayout, commit: int = 0) -> list[LatentRow]:
@@ -101,11 +101,12 @@ def test_damaged_slices_side_by_side_are_one_fault(layout: CacheLayout) -> None:
 
 
 def test_damage_between_the_tensors_names_the_shard(layout: CacheLayout) -> None:
+    """In the headers and metadata between them, and in a zip file's directory at its end."""
     name = shard_of(layout)
-    path = Path(layout.url, name)
-    with tarfile.open(path) as tar:
-        member = tar.getmembers()[1]
-    places = (0, member.offset, member.offset + 300, member.offset_data + 8, -1)
+    first, second, *_ = rows_of(layout)
+    end = first.offset + first.shape[0] * SLICE_BYTES
+    between = (end, (end + second.offset) // 2, second.offset - 1)
+    places = (0, first.offset - 1, *between, -200, -60, -1)
 
     for offset in places:
         change(layout, name, offset)
@@ -162,6 +163,17 @@ def test_shards_with_exchanged_contents_are_named_with_what_they_hold(layout: Ca
         (names[0], f"the file holds the content of {names[1]}"),
         (names[1], f"the file holds the content of {names[0]}"),
     }
+
+
+def test_exchanged_shards_of_two_stores_are_named_too(tmp_path: Path) -> None:
+    layout = make_cache(tmp_path, num_clips=2, store="tar")
+    commit_clips(layout, fake_clips(2, seed=1), fake_recipes(), store="zarr")
+    tar, zipped = (shard_of(layout, commit) for commit in (0, 1))
+    write(layout, tar, Path(layout.url, zipped).read_bytes())
+
+    assert verify_cache(layout) == lost(
+        layout, rows_of(layout), f"the file holds the content of {zipped}"
+    )
 
 
 def test_a_copy_of_another_shard_is_named_with_what_it_holds(layout: CacheLayout) -> None:

@@ -209,6 +209,23 @@ def test_parts_leave_current_until_the_whole_is_run(command: Command, small_kl_v
     assert read_ref(find_cache(command.cache), "current") is not None
 
 
+def test_ingest_and_refresh_write_shards_of_the_store_that_is_named(
+    command: Command, small_kl_vae: Path, tmp_path: Path
+) -> None:
+    first, update = (str(make_autoencoder(tmp_path / n, video_seed=int(n))) for n in "01")
+
+    def suffixes() -> list[str]:
+        return sorted(path.suffix for path in (command.cache / "shards").iterdir())
+
+    command("ingest", "scenes:0:1:2", "--kl-vae", str(small_kl_vae), *SMALL, "--store", "zarr")
+    assert suffixes() == [".zip"]
+    command("refresh", "--autoencoder", first)
+    assert suffixes() == [".tar", ".zip"]
+    command("refresh", "--autoencoder", update, "--store", "zarr")
+    assert suffixes() == [".tar", ".zip", ".zip"]
+    assert "is intact" in command("cache", "verify")
+
+
 def test_a_file_changed_behind_its_time_is_found_with_rehash(
     command: Command, small_kl_vae: Path, tmp_path: Path
 ) -> None:
