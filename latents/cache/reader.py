@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,10 @@ from numpy.typing import NDArray
 from latents.cache.layout import CacheLayout, find_cache
 from latents.cache.liveness import last_of_each
 from latents.cache.refs import read_recipe, require_ref
-from latents.cache.rows import LatentRow, latent_row
+from latents.cache.rows import LatentRow, latent_row, rows_to_table
+from latents.cache.shard_bytes import failed_checksum, fill, require_end, told_as_damage
 from latents.cache.snapshot import Snapshot, load_snapshot
-from latents.durable import reason
-from latents.errors import CacheError, DamagedError, StaleFieldError
+from latents.errors import CacheError, StaleFieldError
 from latents.fields import LEVELS, Level
 from latents.recipe import Recipe, recipe_differences
 
@@ -48,33 +47,22 @@ def read_tensor(
     tensor = np.frombuffer(content, dtype=dtype).reshape(stop - start, *row.shape[1:])
     for index, part in enumerate(tensor, start=start):
         if google_crc32c.value(part) != row.crc32c[index]:
-            raise DamagedError(
+            raise failed_checksum(
                 layout.shard(row.shard),
                 row.offset + index * slice_bytes,
-                f"{row.field} of clip {row.clip}, slice {index}, fails its CRC-32C",
+                field=row.field,
+                clip=row.clip,
+                index=index,
             )
     return tensor
 
 
 def _pread(layout: CacheLayout, shard: str, offset: int, size: int) -> bytearray:
     name = layout.shard(shard)
-    try:
-        with layout.storage.open(name) as file:
-            end = os.fstat(file.fileno()).st_size
-            if end < offset + size:
-                raise DamagedError(name, end, f"ends {offset + size - end} bytes too early")
-            content = bytearray(size)
-            num_read = 0
-            while num_read < size:  # one call gives 2 GiB at most
-                view = memoryview(content)[num_read:]
-                num_new = os.preadv(file.fileno(), [view], offset + num_read)
-                if not num_new:
-                    raise DamagedError(name, offset + num_read, "was cut while it was read")
-                num_read += num_new
-    except FileNotFoundError:
-        raise DamagedError(name, 0, "the shard is missing") from None
-    except OSError as error:
-        raise DamagedError(name, offset, f"cannot be read ({reason(error)})") from error
+    with told_as_damage(name, offset), layout.storage.open(name) as file:
+        require_end(file.fileno(), name, offset + size)
+        content = bytearray(size)
+        fill(file.fileno(), name, memoryview(content), offset)
     return content
 
 
@@ -100,7 +88,7 @@ class ClipRows(Sequence[CachedClip]):
 
     def __init__(self, fields: Mapping[str, pa.Table]) -> None:
         self._fields = dict(fields)
-        self._clips: pa.Array = next(iter(self._fields.values()))["clip"]
+        self._clips: pa.ChunkedArray = next(iter(self._fields.values()))["clip"]
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -125,10 +113,30 @@ class ClipRows(Sequence[CachedClip]):
             by_field = zip(self._fields, map(latent_row, rows), strict=True)
             yield CachedClip(clip=rows[0]["clip"], rows=dict(by_field))
 
+    @staticmethod
+    def of(clips: Sequence[CachedClip]) -> ClipRows:
+        """Some clips of one level, at least one, as columns; in their order, whatever it is."""
+        if isinstance(clips, ClipRows):
+            return clips
+        return ClipRows(
+            {
+                name: rows_to_table("latents", (clip.rows[name] for clip in clips))
+                for name in clips[0].rows
+            }
+        )
+
+    def rows_of(self, field: str) -> pa.Table:
+        """The latents rows of a field, one for each clip, in order."""
+        return self._fields[field]
+
     def clip_keys(self) -> list[str]:
         """Keys of all clips, in order."""
         keys: list[str] = self._clips.to_pylist()
         return keys
+
+    def clips(self) -> pa.Array:
+        """Keys of all clips, in order, as a column."""
+        return self._clips.combine_chunks()
 
     def sources(self) -> pa.Array:
         """Digest of each clip's source, in order."""
@@ -146,8 +154,13 @@ class ClipRows(Sequence[CachedClip]):
     @property
     def num_windows(self) -> int:
         """Training windows of all clips."""
+        return int(self.window_counts().sum())
+
+    def window_counts(self) -> NDArray[np.int64]:
+        """Training windows of each clip, in order; 0 on a level without windows."""
         columns = [table["num_windows"] for table in self._fields.values()]
-        return pc.sum(pc.max_element_wise(*columns)).as_py() or 0
+        counts: NDArray[np.int64] = pc.fill_null(pc.max_element_wise(*columns), 0).to_numpy()
+        return counts
 
 
 class CachedLevel:

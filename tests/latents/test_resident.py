@@ -60,6 +60,18 @@ def test_what_was_taken_is_the_callers_own(tmp_path: Path) -> None:
     assert windows.take(np.array([3]))[VIDEO].any()
 
 
+def test_given_arrays_are_filled(tmp_path: Path) -> None:
+    windows = resident(cache_of(tmp_path, CLIPS))
+    chosen = np.array([19, 0, 19])
+    out = {name: np.zeros_like(array) for name, array in windows.take(chosen).items()}
+
+    taken = windows.take(chosen, out=out)
+
+    for field in (VIDEO, AUDIO):
+        assert taken[field] is out[field]
+        np.testing.assert_array_equal(out[field][0], CLIPS[3].tensors[field][4])
+
+
 @pytest.mark.parametrize("window", [-1, 20])
 def test_a_window_that_is_not_there_is_an_error(window: int, tmp_path: Path) -> None:
     windows = resident(cache_of(tmp_path, CLIPS))
