@@ -1,6 +1,7 @@
 # make setup   an environment in .venv with everything the project needs
-# make demo    the main job, whole and small: scenes -> cache -> verified -> report
+# make demo    the main job, whole and small: scenes -> cache -> models -> samples -> report
 #              make demo CLIPS=folder does the same on your own videos
+#              make demo FROM_SCRATCH=1 starts from nothing, not from the bundled models
 # make test    the tests that guard every day
 # make test-slow  the rest: kills, real videos, Ray's losses
 # make check   ruff, mypy, import-linter
@@ -8,6 +9,7 @@
 PYTHON ?= python3
 DEMO ?= demo
 CLIPS ?=
+FROM_SCRATCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -23,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/mmldm demo --out $(DEMO) $(if $(CLIPS),--clips '$(CLIPS)')
+	$(BIN)/mmldm demo --out $(DEMO) $(if $(CLIPS),--clips '$(CLIPS)') $(if $(FROM_SCRATCH),--from-scratch)
 
 test: setup
 	$(BIN)/python -m pytest -q -n auto -m 'not slow'

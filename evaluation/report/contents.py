@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from evaluation.report.compare import Comparison
@@ -85,6 +85,11 @@ def choose_evenly(clips: Sequence[CachedClip], num_clips: int) -> tuple[CachedCl
     return tuple(
         clips[(2 * index + 1) * len(clips) // (2 * num_clips)] for index in range(num_clips)
     )
+
+
+def model_name(source: str) -> str:
+    """What a model is called: ``tiny``, or its folder and the one that it is in."""
+    return source if source == "tiny" else "/".join(Path(source).expanduser().resolve().parts[-2:])
 
 
 def raw_bytes(level: CachedLevel, recorded: Recorded) -> int:

@@ -15,8 +15,8 @@ _MIN_BARS, _MAX_BARS = 5, 14
 _ROW_HEIGHT = 25
 
 
-def histogram(values: Sequence[float], *, unit: str) -> str:
-    """Counts of values over bars of a round width."""
+def histogram(values: Sequence[float], *, unit: str, of: str = "clips") -> str:
+    """Counts of values over bars of a round width; ``of`` is what has the values."""
     edges = bar_edges(values)
     counts, _ = np.histogram(values, bins=np.asarray(edges))
     bar_width = (_WIDTH - _LEFT - _RIGHT) / len(counts)
@@ -28,18 +28,18 @@ def histogram(values: Sequence[float], *, unit: str) -> str:
         between = f"{_number(edges[index])} to {_number(edges[index + 1])} {unit}"
         parts.append(
             f'<rect class="bar" x="{x + 1:.1f}" y="{y:.1f}" width="{bar_width - 2:.1f}" '
-            f'height="{height:.1f}" rx="2"><title>{count} clips, {escape(between)}</title></rect>'
+            f'height="{height:.1f}" rx="2"><title>{count} {of}, {escape(between)}</title></rect>'
         )
         if count:
-            parts.append(_text(x + bar_width / 2, y - 4, str(count), "middle"))
+            parts.append(svg_text(x + bar_width / 2, y - 4, str(count), "middle"))
     base = _TOP + room
     parts.append(f'<path class="axis" d="M{_LEFT} {base}H{_WIDTH - _RIGHT}"/>')
     step = math.ceil(len(edges) / 8)
     for index in range(0, len(edges), step):
         anchor = "start" if index == 0 else "end" if index == len(counts) else "middle"
-        parts.append(_text(_LEFT + index * bar_width, base + 15, _number(edges[index]), anchor))
+        parts.append(svg_text(_LEFT + index * bar_width, base + 15, _number(edges[index]), anchor))
     label = f"Histogram of {len(values)} values in {unit}"
-    return _svg(_WIDTH, _HEIGHT, label, parts)
+    return svg(_WIDTH, _HEIGHT, label, parts)
 
 
 def bar_edges(values: Sequence[float]) -> list[float]:
@@ -72,19 +72,21 @@ def channel_ranges(mean: Sequence[float], std: Sequence[float]) -> str:
             f'<path class="range" d="M{x - scale * s:.1f} {y}H{x + scale * s:.1f}"/>'
             f'<circle class="dot" cx="{x:.1f}" cy="{y}" r="4"/>'
         )
-        parts.append(_text(_LEFT, y + 4, str(channel), "start"))
-        parts.append(_text(210, y + 4, f"{_signed(m)} ± {s:.3f}", "start"))
-    return _svg(300, height, "Mean and standard deviation of each latent channel", parts)
+        parts.append(svg_text(_LEFT, y + 4, str(channel), "start"))
+        parts.append(svg_text(210, y + 4, f"{_signed(m)} ± {s:.3f}", "start"))
+    return svg(300, height, "Mean and standard deviation of each latent channel", parts)
 
 
-def _svg(width: int, height: int, label: str, parts: Sequence[str]) -> str:
+def svg(width: int, height: int, label: str, parts: Sequence[str]) -> str:
+    """A drawing of some size, and what it is for those who do not see it."""
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
         f"{''.join(parts)}</svg>"
     )
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> str:
+def svg_text(x: float, y: float, text: str, anchor: str) -> str:
+    """Words at a place: those of ``anchor`` start, middle or end lie there."""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from latents.mel import DECIBELS_PER_NEPER, MelSpec, downmix, resample
+from latents.mel import DECIBELS_PER_NEPER, MelSpec, downmix, resample, waveform_to_log_mel
 from pipeline.write_video import AAC_SAMPLE_RATES, write_video
 
 _COLOURS = np.array(
@@ -22,6 +24,9 @@ _COLOURS = np.array(
 )
 """From quiet to loud, of rising lightness."""
 _PLAYED_RATE = 44100
+_NUM_STILLS = 8
+_STILL_HEIGHT = 128
+_STILL_GAP = 2
 
 
 def mp4_bytes(
@@ -52,6 +57,60 @@ def mel_png(log_mel: Tensor, mel: MelSpec) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG", optimize=True)
     return file.getvalue()
+
+
+def sound_mel(waveform: NDArray[np.float32], sample_rate: int, mel: MelSpec) -> Tensor:
+    """Log mel (num_mels, column) of sound (channel, sample) of any rate and layout.
+
+    What is too short for a column is padded with silence.
+    """
+    mono = resample(downmix(torch.from_numpy(waveform)), sample_rate, mel.sample_rate)
+    missing = max(0, mel.min_samples - len(mono))
+    return waveform_to_log_mel(torch.nn.functional.pad(mono, (0, missing)), mel)
+
+
+def still_frames(num_frames: int) -> list[int]:
+    """Numbers of up to 8 frames, spread evenly from the first to the last."""
+    count = min(num_frames, _NUM_STILLS)
+    return [int(frame) for frame in np.linspace(0, num_frames - 1, count).round()]
+
+
+def strip_png(rows: Sequence[NDArray[np.uint8]]) -> bytes:
+    """PNG of rows of stills, each row (still, 3, height, width).
+
+    All stills are as large as the first, but no higher than 128 pixels; between them one sees the
+    page.
+    """
+    height = min(rows[0].shape[2], _STILL_HEIGHT)
+    width = max(1, round(rows[0].shape[3] * height / rows[0].shape[2]))
+    across, down = width + _STILL_GAP, height + _STILL_GAP
+    size = (across * max(map(len, rows)) - _STILL_GAP, down * len(rows) - _STILL_GAP)
+    strip = Image.new("RGBA", size)
+    for row, pictures in enumerate(rows):
+        for column, picture in enumerate(pictures):
+            image = Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0)))
+            still = image.resize((width, height), Image.Resampling.LANCZOS)
+            strip.paste(still, (across * column, down * row))
+    file = io.BytesIO()
+    strip.save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def read_mp4(content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.float32], int]:
+    """Pictures (frame, 3, height, width), sound (channel, sample) and its rate of an mp4.
+
+    Raises:
+        av.FFmpegError: It is damaged, or no video.
+        IndexError: It has no stream of pictures, or none of sound.
+        ValueError: One of them is empty.
+    """
+    with av.open(io.BytesIO(content), "r") as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    with av.open(io.BytesIO(content), "r") as container:
+        blocks = list(container.decode(audio=0))
+    frames = np.stack(pictures).transpose(0, 3, 1, 2).astype(np.uint8)
+    sound = np.concatenate([block.to_ndarray() for block in blocks], axis=1).astype(np.float32)
+    return frames, sound, blocks[0].sample_rate
 
 
 def data_uri(content: bytes, media_type: str) -> str:

@@ -61,9 +61,9 @@ def load_window_decoder(
     if kl_vae.identity.weights_digest != recorded.weights_digest:
         raise ModelError(
             f"{sources.kl_vae}: the encoder of this KL-VAE has weights "
-            f"{kl_vae.identity.weights_digest[:12]}, but the DiT's latents were made with "
+            f"{kl_vae.identity.weights_digest[:12]}, but the latents were made with "
             f"{recorded.weights_digest[:12]}, and one's latents mean nothing to the other's "
-            "decoder; name the KL-VAE of the DiT's cache with --kl-vae (with a fine-tuned decoder "
+            "decoder; name the KL-VAE of their cache with --kl-vae (with a fine-tuned decoder "
             "it still fits)"
         )
     return WindowDecoder(
@@ -91,9 +91,9 @@ def require_autoencoder(encoding: RecordedEncoding, source: str) -> None:
         if one.weights_digest != other.weights_digest:
             raise ModelError(
                 f"{source}: the {sense} encoder of this autoencoder has weights "
-                f"{one.weights_digest[:12]}, but the DiT's latents were made with "
+                f"{one.weights_digest[:12]}, but the latents were made with "
                 f"{other.weights_digest[:12]}, and one's latents mean nothing to the other's "
-                "decoder; name the autoencoder of the DiT's cache with --autoencoder (with a "
+                "decoder; name the autoencoder of their cache with --autoencoder (with a "
                 "fine-tuned decoder it still fits)"
             )
 
