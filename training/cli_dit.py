@@ -1,4 +1,4 @@
-"""``mmldm train dit``: the diffusion transformer, from a cache's perceptual level alone."""
+"""``mmldm train dit``: the diffusion transformer, from a perceptual level or a pack alone."""
 
 from __future__ import annotations
 
@@ -38,9 +38,17 @@ def add_dit(models: Commands[argparse.ArgumentParser]) -> None:
         "video, KL-VAE or encoder is needed for it. `--preset tiny --preset finetune --init tiny` "
         "goes on from the bundled one.",
     )
-    dit.add_argument("--cache", metavar="C", help="a folder, or a URL (s3://...)")
+    dit.add_argument(
+        "--cache", metavar="C", help="a folder, a URL (s3://...), or a pack (*.safetensors)"
+    )
     dit.add_argument("--out", type=Path, metavar="D", help="the model's folder")
     dit.add_argument("--ref", default="current", help="which snapshot to train on")
+    dit.add_argument(
+        "--reading",
+        choices=("resident", "streaming"),
+        default="resident",
+        help="windows of a cache: all in memory, or read from their shards as they come",
+    )
     add_device_options(dit)
     add_run_options(dit, letter="D", presets="tiny, S, B, L, XL, or a .toml; then finetune")
     dit.add_argument(
@@ -79,6 +87,7 @@ def _run(arguments: argparse.Namespace, settings: DiTRunSettings) -> int:
             resume=arguments.resume,
             device=prepare_device(arguments),
             init=arguments.init,
+            reading=arguments.reading,
             on_progress=DiTReporter(settings.optimisation.steps),
         )
     if arguments.json:

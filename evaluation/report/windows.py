@@ -15,7 +15,8 @@ from evaluation.report.played import ClipWindows, PlayedWindow
 from evaluation.report.window_errors import WindowError, latent_errors, mean_error
 from evaluation.sampling.decode import WindowDecoder
 from latents.cache.reader import CachedClip, CachedLevel
-from latents.cache.splits import Split, clips_of_split
+from latents.cache.source_split import Split
+from latents.cache.splits import clips_of_split
 from latents.errors import CacheError
 from latents.models.signal_decoder import SignalDecoder
 from latents.posterior import posterior_mode

@@ -8,7 +8,7 @@ that names what has left pins the shards in which that lies.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -21,11 +21,11 @@ from latents.cache.layout import CacheLayout
 from latents.cache.liveness import living
 from latents.cache.log import CommitLog
 from latents.cache.reach import History, read_history
-from latents.cache.reader import read_tensor
 from latents.cache.refs import Ref, move_ref
 from latents.cache.rows import LatentRow, RowKind, TombstoneRow, latent_row, rows_to_table
+from latents.cache.shard_copy import copy_shard
 from latents.cache.snapshot import load_snapshot
-from latents.errors import CacheError, DamagedError
+from latents.errors import CacheError
 from latents.store.kinds import StoreName, store_of
 from latents.store.protocol import ShardWriter
 
@@ -175,35 +175,13 @@ def _move(
     moved: list[LatentRow] = []
     ends: list[TombstoneRow] = []
     for shard, of_shard in groupby(rows, key=lambda row: row.shard):
-        moved.extend(_copy(layout, list(of_shard), open_shard(store_of(shard))))
+        moved.extend(copy_shard(layout, list(of_shard), open_shard(store_of(shard))))
         ends.append(TombstoneRow(reason="moved", uri=None, source=None, clip=None, shard=shard))
     tables: dict[RowKind, pa.Table] = {
         "latents": rows_to_table("latents", moved),
         "tombstones": rows_to_table("tombstones", ends),
     }
     log.append(tables, run)
-
-
-def _copy(layout: CacheLayout, rows: Sequence[LatentRow], writer: ShardWriter) -> list[LatentRow]:
-    """The rows of one shard's tensors, once these lie in another."""
-    try:
-        for clip, of_clip in groupby(rows, key=lambda row: row.clip):
-            writer.add(clip, {row.field: read_tensor(layout, row) for row in of_clip})
-        stored = writer.seal()
-    finally:
-        writer.discard()
-    for row in rows:
-        if stored[row.clip, row.field].digest != row.digest:
-            raise DamagedError(
-                layout.shard(row.shard),
-                row.offset,
-                f"{row.field} of clip {row.clip} does not hash to its digest",
-            )
-    places = (stored[row.clip, row.field] for row in rows)
-    return [
-        replace(row, shard=place.shard, offset=place.offset)
-        for row, place in zip(rows, places, strict=True)
-    ]
 
 
 def _move_refs(layout: CacheLayout) -> tuple[str, ...]:

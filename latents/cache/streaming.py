@@ -57,7 +57,8 @@ class StreamingWindows:
             raise ValueError(f"{', '.join(without)} has no row for each window")
         columns = ClipRows.of(clips)
         counts = columns.window_counts()
-        self.index = WindowIndex(columns.clips(), counts)
+        keys = columns.clips().to_numpy(zero_copy_only=False).astype(np.bytes_)
+        self.index = WindowIndex(keys, counts)
         self._fields = [field_slices(f, columns.rows_of(f), counts) for f in level.recipes]
         self._storage = level.layout.storage
         self._num_threads = num_threads

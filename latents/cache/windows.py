@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 WindowShapes = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
@@ -51,12 +50,12 @@ class WindowIndex:
     """Which clip a window belongs to. Takes 8 bytes a clip beside the clips' keys.
 
     Args:
-        clips: Keys, in order.
+        keys: Of the clips in order, as bytes of one length (``S44``), zeros behind shorter ones.
         num_windows: Of each clip.
     """
 
-    def __init__(self, clips: pa.Array, num_windows: NDArray[np.int64]) -> None:
-        self._clips = clips
+    def __init__(self, keys: NDArray[np.bytes_], num_windows: NDArray[np.int64]) -> None:
+        self._keys = keys
         self._firsts = np.concatenate([np.zeros(1, np.int64), np.cumsum(num_windows)])
         self.num_windows = int(self._firsts[-1])
 
@@ -81,7 +80,7 @@ class WindowIndex:
 
     def clip(self, clip: int) -> str:
         """A clip's key, by its number."""
-        key: str = self._clips[clip].as_py()
+        key: str = self._keys[clip].decode()
         return key
 
     def place(self, window: int) -> tuple[str, int]:

@@ -11,7 +11,8 @@ from latents.cache.log import CommitLog
 from latents.cache.reader import open_cache
 from latents.cache.refs import Ref, require_ref, write_ref
 from latents.cache.rows import AnnotationRow, rows_to_table
-from latents.cache.splits import SPLITS, clips_of_split, split_of
+from latents.cache.source_split import SPLITS, split_of
+from latents.cache.splits import clips_of_split
 from latents.errors import CacheError
 from latents.recipe import sha256_hex
 from latents.testing import make_cache, perceptual_clips, perceptual_recipes

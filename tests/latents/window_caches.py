@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from latents.cache.batches import GlobalBatches
@@ -49,7 +48,7 @@ class FakeWindows:
     """Windows that hold their own number. Some take longer than others, and some are damaged."""
 
     def __init__(self, num_windows: int, *, damaged: Mapping[int, Exception] | None = None) -> None:
-        self.index = WindowIndex(pa.array(["clip"]), np.array([num_windows]))
+        self.index = WindowIndex(np.array([b"clip"]), np.array([num_windows]))
         self.num_windows = num_windows
         self.shapes: WindowShapes = {VIDEO: ((1,), np.dtype(np.int64))}
         self.damaged = dict(damaged or {})

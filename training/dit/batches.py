@@ -1,8 +1,8 @@
-"""Batches of whitened latents from windows in memory."""
+"""Batches of whitened latents from stored windows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latents.cache.resident import ResidentWindows
+from latents.cache.windows import Windows
 from latents.posterior import Draw, posterior_draw, posterior_mode
 from latents.whitening import Whitening
 from training.diffusion.keyed_draws import Key, keyed_noise
@@ -47,7 +47,7 @@ class WindowBatches:
     What is drawn from a posterior is keyed by (seed, key), the same at any batch size.
     """
 
-    windows: ResidentWindows
+    windows: Windows
     whitening: PairWhitening
     draw: Draw
     seed: int
@@ -64,8 +64,16 @@ class WindowBatches:
             windows: Numbers.
             keys: What each one's draw is keyed by.
         """
-        taken = self.windows.take(windows)
-        moments = Latents(video=_tensor(taken[VIDEO]), audio=_tensor(taken[AUDIO]))
+        return self.of_arrays(self.windows.take(windows), keys=keys)
+
+    def of_arrays(self, arrays: Mapping[str, NDArray[Any]], *, keys: Sequence[Key]) -> Latents:
+        """The latents of windows that have been read.
+
+        Args:
+            arrays: Moments by field (window, ...).
+            keys: What each one's draw is keyed by.
+        """
+        moments = Latents(video=_tensor(arrays[VIDEO]), audio=_tensor(arrays[AUDIO]))
         latents = moments.map(posterior_mode)
         if self.draw == "sample":
             noise = keyed_noise(latents.shapes, seed=self.seed, stream="posterior", keys=keys)

@@ -1,4 +1,4 @@
-"""A whole training run of a DiT: from a cache to a folder that samples."""
+"""A whole training run of a DiT: from a cache or a pack to a folder that samples."""
 
 from __future__ import annotations
 
@@ -9,17 +9,13 @@ from typing import Any
 
 import torch
 
-from latents.cache.reader import CachedLevel, ClipRows, open_cache
-from latents.cache.refs import read_recipe
-from latents.cache.resident import ResidentWindows
-from latents.cache.splits import Split, clips_of_split
+from latents.cache.source_split import Split
 from latents.errors import CacheError, ConfigError
-from latents.fields import LEVELS
-from latents.whitening import whitening_of
-from training.dit.batches import AUDIO, VIDEO, PairWhitening, WindowBatches
+from training.dit.batches import PairWhitening, WindowBatches
 from training.dit.files import TrainedDiT, TrainedOn, load_dit, save_dit
 from training.dit.model import DiT
 from training.dit.settings import DiTRunSettings
+from training.dit.source import Reading, TrainingSource, open_source, pair_whitening
 from training.dit.train import DiTTrainer, TrainProgress, schedule_of
 from training.dit.validation import Validation, Validator
 from training.metrics import MetricsFile, StepRate, is_noted
@@ -48,11 +44,12 @@ def train_dit(
     device: str,
     on_progress: Callable[[RunProgress], None],
     init: str | Path | None = None,
+    reading: Reading = "resident",
 ) -> TrainedDiT:
-    """Trains a DiT on the perceptual level of a cache, and writes it to ``out``.
+    """Trains a DiT on the perceptual level of a cache, or a pack, and writes it to ``out``.
 
     Args:
-        cache: Folder or URL.
+        cache: Folder or URL, or the file of a pack.
         settings: How.
         out: The folder of the model, with its checkpoint and metrics.
         ref: Which snapshot; a resumed run must find the same commit and recipes.
@@ -61,6 +58,7 @@ def train_dit(
         on_progress: Told after each step.
         init: A trained DiT to start from, of the same architecture: ``tiny`` for the bundled one,
             or a folder.
+        reading: How windows of a cache are read; it changes no bit.
 
     Returns:
         The average model, as it was saved.
@@ -75,30 +73,23 @@ def train_dit(
         raise ConfigError(
             f"{out} holds a run already; go on with it by --resume, or name another --out"
         )
-    level = open_cache(cache, level="perceptual", ref=ref)
-    train_clips = _clips(level, settings, "train")
-    whitening = PairWhitening(
-        video=whitening_of(clip.rows[VIDEO] for clip in train_clips),
-        audio=whitening_of(clip.rows[AUDIO] for clip in train_clips),
-    )
-    trained_on = TrainedOn(
-        cache=level.layout.url,
-        commit=level.commit,
-        recipes={f: read_recipe(level.layout, level.recipes[f]) for f in LEVELS["perceptual"]},
-    )
+    share = settings.data.validation_share
+    source = open_source(cache, ref=ref, validation_share=share, reading=reading)
+    _require_windows(source)
+    whitening = pair_whitening(source)
     model = _fresh_model(settings, init).to(device)
-    trainer = DiTTrainer(model, settings, pinned=_pinned(trained_on, whitening))
+    trainer = DiTTrainer(model, settings, pinned=_pinned(source.trained_on, whitening))
     if checkpoint.exists():
         trainer.restore(checkpoint)
-    validator = _validator(level, settings, whitening, device)
-    batches = _batches(level, train_clips, settings, whitening)
+    validator = _validator(source, settings, whitening, device)
+    batches = _batches(source, "train", settings, whitening)
     _Run(trainer, validator, out, on_progress).train(batches)
     trainer.average.copy_to(trainer.model)
     trained = TrainedDiT(
         model=trainer.model.eval(),
         diffusion=settings.diffusion,
         whitening=whitening,
-        trained_on=trained_on,
+        trained_on=source.trained_on,
         steps=trainer.step,
     )
     save_dit(out, trained)
@@ -154,21 +145,19 @@ class _Run:
         self._metrics.note(line)
 
 
-def _clips(level: CachedLevel, settings: DiTRunSettings, split: Split) -> ClipRows:
-    clips = clips_of_split(level, split, validation_share=settings.data.validation_share)
-    if split == "train" and not clips.num_windows:
+def _require_windows(source: TrainingSource) -> None:
+    if not source.num_windows("train"):
         raise CacheError(
-            f"{level.layout.url} has no window to train on: its {len(level)} clips are all held "
-            "out, or there are none. Ingest more, or lower data.validation_share"
+            f"{source.trained_on.cache} has no window to train on: its {source.num_clips} clips "
+            "are all held out, or there are none. Ingest more, or lower data.validation_share"
         )
-    return clips
 
 
 def _batches(
-    level: CachedLevel, clips: ClipRows, settings: DiTRunSettings, whitening: PairWhitening
+    source: TrainingSource, split: Split, settings: DiTRunSettings, whitening: PairWhitening
 ) -> WindowBatches:
     return WindowBatches(
-        windows=ResidentWindows(level, clips),
+        windows=source.windows(split),
         whitening=whitening,
         draw=settings.data.draw,
         seed=settings.optimisation.seed,
@@ -176,12 +165,11 @@ def _batches(
 
 
 def _validator(
-    level: CachedLevel, settings: DiTRunSettings, whitening: PairWhitening, device: str
+    source: TrainingSource, settings: DiTRunSettings, whitening: PairWhitening, device: str
 ) -> Validator | None:
-    held_out = _clips(level, settings, "validation")
-    if not held_out.num_windows:
+    if not source.num_windows("validation"):
         return None
-    batches = _batches(level, held_out, settings, whitening)
+    batches = _batches(source, "validation", settings, whitening)
     return Validator(batches, schedule_of(settings).to(device), settings.validation, device=device)
 
 

@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from latents.cache.batches import GlobalBatches
+from latents.cache.loader import Batch, WindowLoader
 from latents.cache.order import TrainingOrder
 from training.diffusion.keyed_draws import Key, keyed_noise, keyed_timesteps
 from training.diffusion.objective import NoiseLoss, noise_loss
@@ -74,29 +73,29 @@ class DiTTrainer:
             batches: The windows to train on.
             on_step: Called after each step.
         """
-        optimisation = self.settings.optimisation
-        order = TrainingOrder(num_windows=batches.windows.num_windows, seed=optimisation.seed)
-        while self.step < optimisation.steps:
-            first = self.step * optimisation.batch_size
-            epochs, windows = order.at(first, optimisation.batch_size)
-            keys: list[Key] = list(zip(epochs.tolist(), windows.tolist(), strict=True))
-            loss, moved = self._step(batches, windows, keys)
-            on_step(
-                TrainProgress(
-                    step=self.step,
-                    epoch=self.step * optimisation.batch_size / batches.windows.num_windows,
-                    video_loss=loss.video.mean().item(),
-                    audio_loss=loss.audio.mean().item(),
-                    grad_norm=moved.grad_norm,
-                    learning_rate=moved.learning_rate,
+        optimisation, num_windows = self.settings.optimisation, batches.windows.num_windows
+        order = TrainingOrder(num_windows=num_windows, seed=optimisation.seed)
+        wanted = GlobalBatches(order=order, batch_size=optimisation.batch_size)
+        with WindowLoader(
+            batches.windows, wanted, first_step=self.step, stop_step=optimisation.steps
+        ) as loader:
+            for batch in loader:
+                loss, moved = self._step(batches, batch)
+                on_step(
+                    TrainProgress(
+                        step=self.step,
+                        epoch=self.step * optimisation.batch_size / num_windows,
+                        video_loss=loss.video.mean().item(),
+                        audio_loss=loss.audio.mean().item(),
+                        grad_norm=moved.grad_norm,
+                        learning_rate=moved.learning_rate,
+                    )
                 )
-            )
 
-    def _step(
-        self, batches: WindowBatches, windows: NDArray[np.int64], keys: list[Key]
-    ) -> tuple[NoiseLoss, Moved]:
+    def _step(self, batches: WindowBatches, batch: Batch) -> tuple[NoiseLoss, Moved]:
+        keys: list[Key] = list(zip(batch.epochs.tolist(), batch.windows.tolist(), strict=True))
         seed, device = self.settings.optimisation.seed, self._weights.device
-        clean = batches.of(windows, keys=keys)
+        clean = batches.of_arrays(batch.arrays, keys=keys)
         noise = keyed_noise(clean.shapes, seed=seed, stream="noise", keys=keys).to(device)
         clean = clean.to(device)
         timesteps = keyed_timesteps(self._schedule.num_timesteps, seed=seed, keys=keys).to(device)

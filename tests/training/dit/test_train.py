@@ -19,6 +19,7 @@ from tests.training.dit.small_settings import small_settings
 from training.dit.files import load_dit
 from training.dit.run import CHECKPOINT, METRICS_FILE, RunProgress, train_dit
 from training.dit.settings import DiTRunSettings
+from training.dit.source import Reading
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,7 @@ def run(
     settings: DiTRunSettings | None = None,
     *,
     resume: bool = False,
+    reading: Reading = "resident",
     on_progress: Callable[[RunProgress], None] | None = None,
 ) -> list[RunProgress]:
     told: list[RunProgress] = []
@@ -43,6 +45,7 @@ def run(
         resume=resume,
         device="cpu",
         on_progress=on_progress or told.append,
+        reading=reading,
     )
     return told
 
@@ -92,6 +95,15 @@ def test_two_runs_are_equal_and_another_seed_is_not(cache: str, tmp_path: Path) 
         files(tmp_path / "one")["model.safetensors"]
         != files(tmp_path / "other")["model.safetensors"]
     )
+
+
+def test_windows_from_shards_give_the_model_that_windows_in_memory_give(
+    cache: str, tmp_path: Path
+) -> None:
+    run(cache, tmp_path / "resident")
+    run(cache, tmp_path / "streaming", reading="streaming")
+
+    assert files(tmp_path / "streaming") == files(tmp_path / "resident")
 
 
 def test_a_run_that_is_there_is_not_overwritten(cache: str, tmp_path: Path) -> None:

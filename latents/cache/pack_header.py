@@ -1,0 +1,120 @@
+"""What a pack says of itself, in the metadata of its file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from latents.fields import LEVELS, Level
+from latents.recipe import (
+    Recipe,
+    canonical_json,
+    open_sealed_json,
+    recipe_from_json,
+    sealed_json,
+    sha256_hex,
+)
+from latents.whitening import Whitening
+
+FORMAT = "mmldm-pack"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackHeader:
+    """What a pack says of itself."""
+
+    ref: str
+    """The name of the snapshot when it was exported."""
+    commit: int
+    level: Level
+    content_digest: str
+    """Of the level; see `latents.cache.snapshot.content_digest`."""
+    recipes: Mapping[str, Recipe]
+    """Of each field, with all they are made from."""
+    validation_share: float
+    """Of the sources without a split of their own; what `whitening` left out."""
+    whitening: Mapping[str, Whitening]
+    """Of each field over the training split; empty where that has no window."""
+    tables_digest: str
+    """SHA-256 of the tables, which are the end of the file."""
+
+    def to_json(self) -> str:
+        """Sealed canonical JSON."""
+        documents = {
+            one.digest: json.loads(one.to_json())
+            for recipe in self.recipes.values()
+            for one in recipe.with_ancestors()
+        }
+        return sealed_json(
+            {
+                "format": FORMAT,
+                "version": FORMAT_VERSION,
+                "ref": self.ref,
+                "commit": self.commit,
+                "level": self.level,
+                "content_digest": self.content_digest,
+                "fields": {field: recipe.digest for field, recipe in self.recipes.items()},
+                "recipes": documents,
+                "validation_share": repr(self.validation_share),
+                "whitening": {name: _as_text(one) for name, one in self.whitening.items()},
+                "tables": self.tables_digest,
+            }
+        ).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> PackHeader:
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: It is no header of a pack of this version, or not as it was written.
+        """
+        found = open_sealed_json(text.encode())
+        if (found.get("format"), found.get("version")) != (FORMAT, FORMAT_VERSION):
+            raise ValueError(
+                f"it has format {found.get('format')!r}, version {found.get('version')!r}; this "
+                f"version reads {FORMAT!r}, version {FORMAT_VERSION}"
+            )
+        try:
+            header = cls(
+                ref=found["ref"],
+                commit=found["commit"],
+                level=found["level"],
+                content_digest=found["content_digest"],
+                recipes=_recipes(found),
+                validation_share=float(found["validation_share"]),
+                whitening={k: Whitening.from_record(one) for k, one in found["whitening"].items()},
+                tables_digest=found["tables"],
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"its header lacks something ({error!r})") from error
+        return header
+
+
+def _as_text(whitening: Whitening) -> dict[str, Any]:
+    """A record without floats, of which canonical JSON has none."""
+    record = whitening.to_record()
+    return {
+        "mean": [repr(value) for value in record["mean"]],
+        "std": [repr(value) for value in record["std"]],
+        "spread": record["spread"],
+        "std_floor": repr(record["std_floor"]),
+    }
+
+
+def _recipes(found: Mapping[str, Any]) -> dict[str, Recipe]:
+    documents = {digest: canonical_json(one) for digest, one in found["recipes"].items()}
+    for digest, document in documents.items():
+        if sha256_hex(document) != digest:
+            raise ValueError(f"recipe {digest[:12]} does not hash to its name")
+    digests = found["fields"]
+    recipes = {
+        field: recipe_from_json(documents[digests[field]], documents)
+        for field in LEVELS[found["level"]]
+    }
+    for field, recipe in recipes.items():
+        if recipe.field != field:
+            raise ValueError(f"it gives {field} a recipe of {recipe.field}")
+    return recipes
