@@ -115,6 +115,14 @@ def _add_report(commands: Commands[argparse.ArgumentParser]) -> None:
         metavar="S",
         help="also show what `sample` has written to these folders",
     )
+    parser.add_argument(
+        "--validation-share",
+        type=float,
+        default=0.1,
+        metavar="P",
+        help="share of the sources that training held out, as its data.validation_share; "
+        "default: 0.1",
+    )
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
     parser.set_defaults(run=_report)
 
@@ -176,6 +184,7 @@ def _trained_models(arguments: argparse.Namespace) -> TrainedModels | None:
             autoencoder=arguments.autoencoder,
             dit=arguments.dit,
             samples=tuple(arguments.samples),
+            validation_share=arguments.validation_share,
         )
     if arguments.dit or arguments.samples:
         option = "--dit" if arguments.dit else "--samples"

@@ -30,14 +30,13 @@ from latents.cache.reader import CachedLevel, open_cache
 from latents.cache.splits import clips_of_split
 from latents.config import load_config
 from latents.durable import replace_file
-from training.dit.files import BUNDLED_DIT, TrainedDiT, load_dit, save_dit
+from training.dit.files import BUNDLED_DIT, MEASURED_FILE, TrainedDiT, load_dit, save_dit
 from training.dit.measure import measure_dit
 from training.dit.run import METRICS_FILE, RunProgress, train_dit
 from training.dit.settings import DiTRunSettings, ValidationSettings
 
 SEED = 20_000_021
 REPORT_STEPS = 100
-MEASURED_FILE = "measured.json"
 HELD_OUT = ValidationSettings(num_windows=1000, draws=4, batch_size=16)
 """All windows of the scenes of another seed."""
 

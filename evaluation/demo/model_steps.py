@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from latents.cache.reader import CachedLevel, open_cache
 from latents.cache.refs import Ref, move_ref, require_ref
 from latents.cache.splits import clips_of_split
 from latents.fields import LEVELS, Level
+from latents.recipe import sha256_hex
 from pipeline.cli_settings import named_encoders
 from pipeline.refresh import refresh
 from pipeline.run import Engine
@@ -38,7 +39,7 @@ _LEVELS: tuple[Level, ...] = ("kl", "perceptual")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFolders:
-    """Where a demo's models lie: one folder for each content of the cache that they learn from."""
+    """Where a demo's models lie."""
 
     root: Path
 
@@ -59,10 +60,10 @@ class ModelFolders:
 
 
 def model_folders(out: Path, layout: CacheLayout, training: Training) -> ModelFolders:
-    """Other clips give other models, so that none is trained half on these and half on those."""
-    level = open_cache(layout.url, level="kl")
-    content = summarise_level(level).content_digest[:8]
-    return ModelFolders(root=out / f"{training.name}-{content}")
+    """One folder for what is learned from and how: no model is half of these and half of those."""
+    content = summarise_level(open_cache(layout.url, level="kl")).content_digest
+    run = json.dumps({"content": content, **asdict(training)}, sort_keys=True)
+    return ModelFolders(root=out / f"{training.name}-{sha256_hex(run.encode())[:8]}")
 
 
 def train_the_autoencoder(

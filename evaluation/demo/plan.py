@@ -9,7 +9,10 @@ from pipeline.settings import IngestSettings
 from training.autoencoder_run import AutoencoderRunSettings
 from training.dit.settings import DiTRunSettings
 
-_FROM_SCRATCH_AUTOENCODER = ("optimisation.steps=600", "optimisation.decay_steps=300")
+_HELD_OUT = ("data.validation_share=0.2",)
+"""Twice as many as usual: few scenes are held out, and figures of five are chance."""
+_MEASURED_WELL = ("validation.num_windows=128", "validation.draws=8", "validation.every_steps=150")
+_FROM_SCRATCH_AUTOENCODER = ("optimisation.steps=400", "optimisation.decay_steps=200")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,14 +57,26 @@ def demo_training(*, from_scratch: bool) -> Training:
                 AutoencoderRunSettings,
                 kind="autoencoder",
                 presets=["tiny"],
-                overrides=_FROM_SCRATCH_AUTOENCODER,
+                overrides=[*_FROM_SCRATCH_AUTOENCODER, *_HELD_OUT],
             ),
-            dit=load_config(DiTRunSettings, kind="dit", presets=["tiny"]),
+            dit=load_config(
+                DiTRunSettings,
+                kind="dit",
+                presets=["tiny"],
+                overrides=[*_HELD_OUT, *_MEASURED_WELL],
+            ),
             init=None,
         )
     presets = ["tiny", "finetune"]
     return Training(
-        autoencoder=load_config(AutoencoderRunSettings, kind="autoencoder", presets=presets),
-        dit=load_config(DiTRunSettings, kind="dit", presets=presets),
+        autoencoder=load_config(
+            AutoencoderRunSettings, kind="autoencoder", presets=presets, overrides=_HELD_OUT
+        ),
+        dit=load_config(
+            DiTRunSettings,
+            kind="dit",
+            presets=presets,
+            overrides=[*_HELD_OUT, *_MEASURED_WELL],
+        ),
         init="tiny",
     )

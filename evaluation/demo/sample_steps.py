@@ -87,7 +87,10 @@ def report_on(
     """One page of all of it; where nothing has changed since, it is kept."""
     cache, num_clips, kl_vae = Path(layout.url), plan.num_reported, plan.ingest.kl_vae.source
     models = TrainedModels(
-        autoencoder=str(folders.autoencoder), dit=str(folders.dit), samples=(folders.samples,)
+        autoencoder=str(folders.autoencoder),
+        dit=str(folders.dit),
+        samples=(folders.samples,),
+        validation_share=plan.training.dit.data.validation_share,
     )
     with steps.step(f"report -> {out}"):
         if is_report_of(out, cache, num_clips=num_clips, kl_vae=kl_vae, models=models):

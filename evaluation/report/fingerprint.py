@@ -39,7 +39,7 @@ def models_digest(models: TrainedModels, *, kl_vae: str) -> str:
         ModelError: A file cannot be read.
         ConfigError: A folder holds no samples.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{models.validation_share}\n".encode())
     for path in _files(models, kl_vae):
         digest.update(_file_digest(path))
     for sample in find_samples(models.samples):

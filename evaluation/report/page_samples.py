@@ -13,7 +13,8 @@ from training.diffusion.tasks import Task
 
 EXPECTATION = (
     "What a tiny model makes: the skies, grounds and colours of scenes, with soft patches where "
-    "something would be or move, and no clean object."
+    "something would be or move, and no clean object. What is given changes little of what is "
+    "sampled beside it."
 )
 """What to expect of the bundled and the smallest models."""
 

@@ -51,6 +51,8 @@ class TrainedModels:
     """As `load_dit` takes it: a folder that ``mmldm train dit`` wrote."""
     samples: tuple[Path, ...] = ()
     """Folders that ``mmldm sample`` wrote."""
+    validation_share: float = 0.1
+    """Share of the sources that training held out, where people named no split."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,11 +130,11 @@ class ShowTrained:
     def _read_dit(self) -> DiTContents | None:
         if self._models.dit is None:
             return None
-        share = held_out_share(self._level)
+        share = held_out_share(self._level, self._models.validation_share)
         return dit_contents(self._models.dit, self._perceptual, validation_share=share)
 
     def _show_windows(self, windows: ClipWindows, originals: Originals) -> WindowsContents:
-        held_out = held_out_clips(self._level)
+        held_out = held_out_clips(self._level, validation_share=self._models.validation_share)
         show = ShowWindow(
             self._perceptual,
             windows,

@@ -23,8 +23,6 @@ from latents.posterior import posterior_mode
 from pipeline.job import LatentScale
 from pipeline.originals import Originals, Unavailable
 
-VALIDATION_SHARE = 0.1
-"""Of the sources, where people named no split; the trainers' own."""
 SHOWN_WINDOWS = 4
 MEASURED_CLIPS = 256
 """Of more clips so many, spread evenly, are measured."""
@@ -79,19 +77,23 @@ class WindowsContents:
         return mean_error(self.errors)
 
 
-def held_out_share(level: CachedLevel) -> float:
+def held_out_share(level: CachedLevel, wanted: float) -> float:
     """Share of the sources that training holds out: none where no other would be left."""
-    left = clips_of_split(level, "train", validation_share=VALIDATION_SHARE)
-    return VALIDATION_SHARE if left.num_windows else 0.0
+    left = clips_of_split(level, "train", validation_share=wanted)
+    return wanted if left.num_windows else 0.0
 
 
-def held_out_clips(level: CachedLevel) -> HeldOutClips:
+def held_out_clips(level: CachedLevel, *, validation_share: float) -> HeldOutClips:
     """The validation split of a ``kl`` level; the train split where that is empty.
+
+    Args:
+        level: ``kl``, opened.
+        validation_share: Of the sources, where people named no split.
 
     Raises:
         CacheError: There is no window at all.
     """
-    share = held_out_share(level)
+    share = held_out_share(level, validation_share)
     splits: tuple[Split, ...] = ("validation", "train")
     for split in splits:
         clips = clips_of_split(level, split, validation_share=share)

@@ -28,6 +28,8 @@ BUNDLED_DIT = Path(__file__).parent / "tiny"
 """The DiT that belongs to the bundled autoencoder; its name is ``tiny``."""
 
 CONFIG_FILE, MODEL_FILE = "config.json", "model.safetensors"
+MEASURED_FILE = "measured.json"
+"""Of the bundled one: its losses on scenes that it was not trained on."""
 FORMAT = "mmldm dit"
 FORMAT_VERSION = 1
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}

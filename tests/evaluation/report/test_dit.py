@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from copy import deepcopy
@@ -26,6 +27,7 @@ from pipeline.recipes import perceptual_recipes
 from tests.evaluation.report.conftest import LOSSES, Report
 from tests.evaluation.report.reported import Reported, note, section
 from tests.evaluation.sampling.small_models import make_dit, make_models
+from training.dit.files import BUNDLED_DIT
 
 TITLE = "The diffusion transformer"
 
@@ -195,3 +197,12 @@ def test_a_running_mean_keeps_what_does_not_change_and_its_length() -> None:
     # Two neighbours to either side of 80 values, and fewer at the ends.
     means = running_mean([float(value) for value in range(80)])
     assert (means[0], means[1], means[40], means[79]) == (1.0, 1.5, 40.0, 78.0)
+
+
+def test_the_page_has_what_the_bundled_dit_was_measured_to_do() -> None:
+    losses = json.loads((BUNDLED_DIT / "measured.json").read_text())["held_out"]["losses"]
+
+    page = page_of(line(10, LOSSES))
+
+    for case, modality in (("a2v", "video"), ("v2a", "audio"), ("linear", "video")):
+        assert f"{losses[case][modality]:.5f}" in page

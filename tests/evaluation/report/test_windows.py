@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ import torch
 from evaluation.report.page_windows import windows_section
 from evaluation.report.window_errors import WindowError, latent_errors, window_errors
 from evaluation.report.windows import WindowsContents, held_out_clips, windows_to_show
+from latents.cache.splits import clips_of_split
 from latents.errors import CacheError, ModelError
 from latents.models.autoencoder_files import load_autoencoder
+from latents.models.modal_encoder_files import BUNDLED_AUTOENCODER
 from latents.posterior import posterior_mode
 from pipeline.engine_local import LocalEngine
 from pipeline.ingest import ingest
@@ -54,7 +57,7 @@ def test_the_page_has_the_figures_that_the_trainer_measures(
     reported: Reported, report: Report
 ) -> None:
     level = reported.level()
-    windows = WindowLatents(level, held_out_clips(level).measured)
+    windows = WindowLatents(level, held_out_clips(level, validation_share=0.1).measured)
     autoencoder = load_autoencoder(reported.models.sources.autoencoder)
 
     measured = measure_reconstruction(autoencoder, windows)
@@ -98,7 +101,9 @@ def test_a_strip_shows_the_kl_vae_the_mean_frame_and_the_autoencoder(
     reported: Reported, report: Report
 ) -> None:
     level, decoder = reported.level(), reported.models.decoder
-    ((clip, window), _) = windows_to_show(held_out_clips(level), reported.level("perceptual"))
+    ((clip, window), _) = windows_to_show(
+        held_out_clips(level, validation_share=0.1), reported.level("perceptual")
+    )
     means = posterior_mode(
         torch.from_numpy(level.read(clip, "kl.video", 2 * window, 2 * window + 4))
     )
@@ -149,7 +154,7 @@ def test_where_training_holds_nothing_out_its_windows_are_measured(
         device="cpu",
     )
 
-    held_out = held_out_clips(cache.level("kl"))
+    held_out = held_out_clips(cache.level("kl"), validation_share=0.1)
 
     assert (held_out.split, held_out.num_windows) == ("train", 4)
 
@@ -207,3 +212,21 @@ def test_the_training_of_the_autoencoder_is_drawn_where_it_noted_it(
     assert "sound: 0.1 at 20" in drawn
     assert "<h2>Samples" not in page
     assert "<h2>The diffusion" not in page
+
+
+def test_as_many_sources_are_held_out_as_in_training(reported: Reported) -> None:
+    level = reported.level("kl")
+
+    few, many = (held_out_clips(level, validation_share=share) for share in (0.1, 0.6))
+
+    held_out = clips_of_split(level, "validation", validation_share=0.6)
+    assert many.num_windows == held_out.num_windows > few.num_windows
+
+
+def test_the_page_has_what_the_bundled_autoencoder_was_measured_to_do() -> None:
+    record = json.loads((BUNDLED_AUTOENCODER / "measured.json").read_text())["held_out"]
+
+    page = windows_section(windows_contents(MOVING))
+
+    assert f"over {record['num_windows']} windows of synthetic scenes" in page
+    assert f"is {record['video_ratio']:.3f}." in page
