@@ -1,9 +1,10 @@
 # make setup   an environment in .venv with everything the project needs
 # make demo    the main job, whole and small: scenes -> cache -> models -> samples -> report
 #              make demo CLIPS=folder does the same on your own videos
-#              make demo FROM_SCRATCH=1 starts from nothing, not from the bundled models
+#              make demo FROM_SCRATCH=1 trains both models from scratch, not from the bundled ones
 # make test    the tests that guard every day
 # make test-slow  the rest: kills, real videos, Ray's losses
+# make test-gpu  what needs a CUDA device
 # make check   ruff, mypy, import-linter
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ FROM_SCRATCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow check clean
+.PHONY: setup demo test test-slow test-gpu check clean
 
 setup: $(VENV)/.installed
 
@@ -28,10 +29,13 @@ demo: setup
 	$(BIN)/mmldm demo --out $(DEMO) $(if $(CLIPS),--clips '$(CLIPS)') $(if $(FROM_SCRATCH),--from-scratch)
 
 test: setup
-	$(BIN)/python -m pytest -q -n auto -m 'not slow'
+	$(BIN)/python -m pytest -q -n auto -m 'not slow and not gpu'
 
 test-slow: setup
-	$(BIN)/python -m pytest -q -n auto -m slow
+	$(BIN)/python -m pytest -q -n auto -m 'slow and not gpu'
+
+test-gpu: setup
+	$(BIN)/python -m pytest -q -m gpu
 
 check: setup
 	$(BIN)/ruff check .

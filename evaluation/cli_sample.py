@@ -78,7 +78,7 @@ def _add_conditions(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="FILE",
-        help="a2v, v2a: go by the first window of each of these videos",
+        help="a2v, v2a: go by the first window of each of these videos; all samples by that of one",
     )
     parser.add_argument("--cache", metavar="C", help="a2v, v2a: the cache of --clip")
     parser.add_argument(
@@ -117,6 +117,10 @@ def _sample(arguments: argparse.Namespace) -> int:
     from training.dit.files import load_dit
 
     sources = _sources(arguments)
+    if len(sources) == 1 and not arguments.clip:
+        sources *= arguments.num or 1
+    if len(arguments.clip) == 1 and not sources:
+        arguments.clip *= arguments.num or 1
     request = _request(arguments, num_given=len(sources) + len(arguments.clip))
     device = device_named(arguments.device, option="--device")
     trained = load_dit(arguments.dit, device=device)

@@ -115,8 +115,8 @@ def main() -> None:
     """Ingest, train, measure; each goes on where a former run stopped."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--run", type=Path, required=True, help="folder for caches and checkpoint")
-    parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--decay-steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=9_600)
+    parser.add_argument("--decay-steps", type=int, default=2_100)
     parser.add_argument("--export", action="store_true", help="write the bundled weights")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

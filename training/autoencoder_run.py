@@ -133,7 +133,7 @@ def train_autoencoder(
         )
     optimisation, share = settings.optimisation, settings.data.validation_share
     windows = WindowLatents(level, clips_of_split(level, "train", validation_share=share))
-    autoencoder = _loaded(init, windows) if init else _fresh(windows, settings)
+    autoencoder = _loaded(init, windows, settings.model) if init else _fresh(windows, settings)
     trainer = AutoencoderTrainer(
         autoencoder.to(device),
         optimisation,
@@ -231,8 +231,8 @@ def _fresh(windows: WindowLatents, settings: AutoencoderRunSettings) -> Autoenco
     return autoencoder
 
 
-def _loaded(folder: str | Path, windows: WindowLatents) -> Autoencoder:
-    """An autoencoder for windows of this shape."""
+def _loaded(folder: str | Path, windows: WindowLatents, settings: ModelSettings) -> Autoencoder:
+    """An autoencoder for windows of this shape, of the architecture that is asked for."""
     autoencoder = load_autoencoder(folder)
     config = autoencoder.config.video_encoder
     wanted = (config.frames, config.in_channels, config.in_size, config.in_size)
@@ -242,7 +242,22 @@ def _loaded(folder: str | Path, windows: WindowLatents) -> Autoencoder:
             f"{folder}: it was made for windows (frame, channel, row, column) of {wanted}, but the "
             f"cache's are {found}; start from a fresh one"
         )
+    found_model = _model_settings(autoencoder)
+    if found_model != settings:
+        raise ConfigError(
+            f"{folder} has {found_model}, but the settings ask for {settings}; leave them as they "
+            "are, or start from a fresh one"
+        )
     return autoencoder
+
+
+def _model_settings(autoencoder: Autoencoder) -> ModelSettings:
+    decoder = autoencoder.config.signal_decoder
+    return ModelSettings(
+        decoder_channels=decoder.channels,
+        coarse_blocks=decoder.coarse_blocks,
+        fine_blocks=decoder.fine_blocks,
+    )
 
 
 def _measure(

@@ -96,5 +96,5 @@ def _text(trained: TrainedAutoencoder) -> str:
     return (
         f"{text}; of {trained.held_out.num_windows} held-out windows, the frames' error is "
         f"{trained.held_out.video_ratio:.2f} of that of the window's mean frame, the sound's "
-        f"{trained.held_out.audio_error:.3f} of its variance"
+        f"{trained.held_out.audio_error:.3f} (whitened)"
     )

@@ -10,7 +10,7 @@ from evaluation.demo.plan import DemoPlan
 from evaluation.demo.steps import Steps
 from latents.cache.layout import CacheLayout, create_cache
 from latents.cache.verify import verify_cache
-from latents.errors import CacheError
+from latents.errors import CacheError, ConfigError
 from pipeline.cli_settings import named_encoders
 from pipeline.ingest import ingest
 from pipeline.progress import Tally, show_progress
@@ -47,11 +47,17 @@ def ingest_sources(
     open_engine: Callable[[], Engine],
     steps: Steps,
 ) -> tuple[CacheLayout, JobResult]:
-    """Videos to the ``kl`` level.
+    """Videos to the ``kl`` level, which then holds these and no others.
 
     Raises:
         CacheError: Nothing became a clip.
+        ConfigError: The cache lies among the videos.
     """
+    if cache.resolve().is_relative_to(videos.resolve()):
+        raise ConfigError(
+            f"{cache} lies in {videos}, so the demo would take what it makes for your videos; name "
+            "another folder with --out (make demo DEMO=folder)"
+        )
     with steps.step(f"decode and encode {videos} -> {cache}"):
         sources: Sequence[Source] = find_sources([str(videos)])
         layout = create_cache(cache)
@@ -63,6 +69,7 @@ def ingest_sources(
             levels=("kl",),
             engine=open_engine(),
             device=device,
+            prune=True,
         )
         steps.note(
             f"{result.num_clips_encoded} clips encoded ({result.num_kl_images} images), "

@@ -33,7 +33,10 @@ from training.cli_autoencoder import AutoencoderReporter
 from training.cli_dit import DiTReporter
 from training.dit.files import MODEL_FILE, load_dit
 from training.dit.run import METRICS_FILE, train_dit
+from training.optim import OptimisationSettings
 
+MOST_PASSES = 40
+"""Times that a model sees each window, at most."""
 _LEVELS: tuple[Level, ...] = ("kl", "perceptual")
 
 
@@ -71,29 +74,33 @@ def train_the_autoencoder(
 ) -> None:
     """``kl`` level -> modal encoders and their decoder."""
     training, settings = plan.training, plan.training.autoencoder
-    num_steps = settings.optimisation.steps
+    level = open_cache(layout.url, level="kl", ref=_pinned(layout, folders, "kl"))
+    share = _held_out_share(level, settings.data.validation_share)
+    optimisation = fitted(settings.optimisation, _num_trained_on(level, share))
     with steps.step(f"{_begun_from(training)} autoencoder -> {folders.autoencoder}"):
-        if _measured(folders.autoencoder).get("steps") == num_steps:
+        if _measured(folders.autoencoder).get("steps") == optimisation.steps:
             steps.note("trained before; kept")
         else:
-            level = open_cache(layout.url, level="kl", ref=_pinned(layout, folders, "kl"))
-            share = _held_out_share(level, settings.data.validation_share)
             with _threads(training.num_threads):
                 train_autoencoder(
                     level,
-                    replace(settings, data=replace(settings.data, validation_share=share)),
+                    replace(
+                        settings,
+                        optimisation=optimisation,
+                        data=replace(settings.data, validation_share=share),
+                    ),
                     out=folders.autoencoder,
                     resume=True,
                     device=device,
                     init=training.init,
-                    on_progress=AutoencoderReporter(num_steps),
+                    on_progress=AutoencoderReporter(optimisation.steps),
                 )
         held_out = _measured(folders.autoencoder).get("held_out")
         if held_out:
             steps.note(
                 f"of {held_out['num_windows']} held-out windows: error of the frames "
                 f"{held_out['video_ratio']:.2f} of the mean frame's, of the sound "
-                f"{held_out['audio_error']:.3f} of its variance"
+                f"{held_out['audio_error']:.3f} (whitened)"
             )
 
 
@@ -131,26 +138,46 @@ def train_the_dit(
 ) -> None:
     """``perceptual`` level -> DiT."""
     training, settings = plan.training, plan.training.dit
-    num_steps = settings.optimisation.steps
+    ref = _pinned(layout, folders, "perceptual")
+    level = open_cache(layout.url, level="perceptual", ref=ref)
+    share = _held_out_share(level, settings.data.validation_share)
+    optimisation = fitted(settings.optimisation, _num_trained_on(level, share))
     with steps.step(f"{_begun_from(training)} DiT -> {folders.dit}"):
-        if _is_trained(folders.dit, num_steps):
+        if _is_trained(folders.dit, optimisation.steps):
             steps.note("trained before; kept")
             return
-        ref = _pinned(layout, folders, "perceptual")
-        level = open_cache(layout.url, level="perceptual", ref=ref)
-        share = _held_out_share(level, settings.data.validation_share)
         with _threads(training.num_threads):
             train_dit(
                 layout.url,
-                replace(settings, data=replace(settings.data, validation_share=share)),
+                replace(
+                    settings,
+                    optimisation=optimisation,
+                    data=replace(settings.data, validation_share=share),
+                ),
                 out=folders.dit,
                 ref=ref,
                 resume=True,
                 device=device,
                 init=training.init,
-                on_progress=DiTReporter(num_steps),
+                on_progress=DiTReporter(optimisation.steps),
             )
         steps.note(_losses(folders.dit))
+
+
+def fitted(settings: OptimisationSettings, num_windows: int) -> OptimisationSettings:
+    """The same, but for fewer steps where there are few windows: they would be learned by heart."""
+    steps = max(1, min(settings.steps, MOST_PASSES * num_windows // settings.batch_size))
+    part = steps / settings.steps
+    return replace(
+        settings,
+        steps=steps,
+        warmup_steps=int(part * settings.warmup_steps),
+        decay_steps=int(part * settings.decay_steps),
+    )
+
+
+def _num_trained_on(level: CachedLevel, share: float) -> int:
+    return clips_of_split(level, "train", validation_share=share).num_windows
 
 
 def _begun_from(training: Training) -> str:
@@ -171,14 +198,14 @@ def _pinned(layout: CacheLayout, folders: ModelFolders, level: Level) -> str:
 
 def _held_out_share(level: CachedLevel, share: float) -> float:
     """The share, or none where all sources of a small cache would be held out."""
-    return share if clips_of_split(level, "train", validation_share=share).num_windows else 0.0
+    return share if _num_trained_on(level, share) else 0.0
 
 
 def _measured(folder: Path) -> dict[str, Any]:
     """What is on record of a trained autoencoder; it is written last."""
     try:
         found: dict[str, Any] = json.loads((folder / MEASURED_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return {}
     return found
 

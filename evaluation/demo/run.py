@@ -137,8 +137,8 @@ def _conclude(result: DemoResult, seconds: float, say: Say) -> None:
     say("Next:")
     for purpose, command in (
         ("what is in the cache", f"mmldm cache inspect --cache {cache}"),
-        ("more samples", f"mmldm sample {dit} --autoencoder {autoencoder} --out samples"),
+        ("more samples", f"mmldm sample {dit} --autoencoder {autoencoder} --seed 1 --out samples"),
         ("this demo on your videos", "mmldm demo --out mine --clips FOLDER"),
-        ("the same, nothing bundled", "mmldm demo --from-scratch"),
+        ("both models from scratch", "mmldm demo --from-scratch"),
     ):
         say(f"  {purpose:26}  {command}")

@@ -9,7 +9,7 @@ from evaluation.report.metrics import MetricsLine, read_metrics
 from latents.cache.reader import CachedLevel, require_recipe
 from latents.cache.splits import clips_of_split
 from training.dit.describe import describe
-from training.dit.files import dit_files, load_dit
+from training.dit.files import BegunFrom, dit_files, load_dit
 from training.dit.run import METRICS_FILE
 
 
@@ -23,6 +23,7 @@ class DiTContents:
     num_parameters: int
     """Without the learned context, as MM-LDM counts them."""
     steps: int
+    begun_from: BegunFrom | None
     num_windows: int
     """Of the train split, as the cache is now."""
     lines: tuple[MetricsLine, ...] | None
@@ -52,6 +53,7 @@ def dit_contents(dit: str, perceptual: CachedLevel, *, validation_share: float) 
         width=config.width,
         num_parameters=describe(config).num_parameters,
         steps=trained.steps,
+        begun_from=trained.begun_from,
         num_windows=clips.num_windows,
         lines=read_metrics(dit_files(dit)[0].with_name(METRICS_FILE)),
     )

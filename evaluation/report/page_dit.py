@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 from evaluation.report.charts import Curve, line_chart
 from evaluation.report.dit import DiTContents
@@ -18,7 +19,7 @@ from evaluation.report.metrics import (
     verdicts,
 )
 from evaluation.report.page_windows import noted_curves
-from training.dit.files import BUNDLED_DIT, MEASURED_FILE
+from training.dit.files import BUNDLED_DIT, MEASURED_FILE, BegunFrom
 
 _CASES = ("svg", "a2v", "v2a", "a2v shuffled", "v2a shuffled", "linear")
 _GIVEN = {("a2v", "audio"), ("a2v shuffled", "audio"), ("v2a", "video"), ("v2a shuffled", "video")}
@@ -46,12 +47,20 @@ def dit_section(contents: DiTContents) -> str:
 def _figures(contents: DiTContents) -> str:
     figures = [
         (_count(contents.num_parameters), "parameters"),
-        (f"{contents.steps:,}", "steps"),
+        (f"{contents.steps:,}", _steps_label(contents.begun_from)),
         (f"{contents.num_windows:,}", "windows in the train split"),
     ]
     if contents.lines and "epoch" in contents.lines[-1].train:
-        figures.append((f"{contents.lines[-1].train['epoch']:.3g}", "times each window was seen"))
+        seen = contents.lines[-1].train["epoch"]
+        figures.append((f"{seen:,.{1 if seen < 10 else 0}f}", "times each window was seen"))
     return tiles(figures)
+
+
+def _steps_label(begun_from: BegunFrom | None) -> str:
+    if begun_from is None:
+        return "steps"
+    bundled = "the bundled " if begun_from.name == "tiny" else ""
+    return f"steps, after {begun_from.steps:,} of {bundled}{escape(Path(begun_from.name).name)}"
 
 
 def _nothing_noted() -> str:

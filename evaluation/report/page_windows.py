@@ -31,7 +31,7 @@ def windows_section(contents: WindowsContents) -> str:
             f"{overall.video_ratio:.3f}" if overall.video_ratio is not None else "-",
             "pictures: error relative to the mean frame's",
         ),
-        (f"{overall.audio:.3f}", "sound: error relative to its variance"),
+        (f"{overall.audio:.3f}", "sound: squared error, whitened"),
         (f"{len(contents.errors):,}", f"{_kind(contents)} windows measured"),
     ]
     panels = [panel("Error of pictures, by window", _ratios(contents.errors))]
@@ -113,8 +113,9 @@ def _meaning(overall: WindowError) -> str:
         "are not what an eye or ear would say. That of the pictures stands relative to that of the "
         "mean frame: the mean of a window's latents shown for every frame. At 1 a still picture "
         "would do as well, and at 0 everything is given back. The aim is clearly below 1, at most "
-        f"{AIMED_RATIO:g}. <b>{found}</b> For sound, 1 is the error of giving back the mean of all "
-        "sounds. Below each window stand its own two figures."
+        f"{AIMED_RATIO:g}. <b>{found}</b> For sound, 1 is about the error of giving back the "
+        "mean of all sounds that the autoencoder first learned from. Below each window stand its "
+        "own two figures."
     )
 
 

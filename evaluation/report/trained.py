@@ -29,6 +29,7 @@ from evaluation.sampling.decode import WindowDecoder
 from evaluation.sampling.models import ModelSources, model_digests, require_autoencoder
 from latents.cache.reader import CachedLevel, open_cache, require_recipe
 from latents.cache.refs import read_recipe
+from latents.errors import ConfigError
 from latents.fields import LEVELS
 from latents.models.autoencoder_files import Autoencoder, load_autoencoder
 from latents.models.kl_vae import KLVAE
@@ -53,6 +54,12 @@ class TrainedModels:
     """Folders that ``mmldm sample`` wrote."""
     validation_share: float = 0.1
     """Share of the sources that training held out, where people named no split."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_share < 1:
+            raise ConfigError(
+                f"the validation share is {self.validation_share}; it must lie in [0, 1)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,6 +53,18 @@ class TrainedOn:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BegunFrom:
+    """A model that another one's training began with."""
+
+    name: str
+    """As it was given: ``tiny``, or a folder."""
+    steps: int
+    """That it had been trained for."""
+    weights: str
+    """SHA-256 of its file of weights."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedDiT:
     """A DiT and what its latents mean."""
 
@@ -61,6 +74,8 @@ class TrainedDiT:
     trained_on: TrainedOn
     steps: int
     """Optimiser steps it was trained for."""
+    begun_from: BegunFrom | None = None
+    """The model whose weights it began with; None where it began afresh."""
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -110,6 +125,7 @@ def _config(trained: TrainedDiT, *, dtype: str) -> dict[str, Any]:
         "version": FORMAT_VERSION,
         "dtype": dtype,
         "steps": trained.steps,
+        "begun_from": asdict(trained.begun_from) if trained.begun_from else None,
         "model": asdict(trained.model.config),
         "diffusion": asdict(trained.diffusion),
         "whitening": {
@@ -149,14 +165,16 @@ def load_dit(folder: str | Path, *, device: torch.device | str = "cpu") -> Train
             audio=Whitening.from_record(config["whitening"]["audio"]),
         )
         steps = int(config["steps"])
+        begun_from = _begun_from(config.get("begun_from"))
     except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
         raise ModelError(f"{config_path} is no config of a DiT: {error}") from error
     return TrainedDiT(
-        model=_model(weights_path, model_config).to(device),
+        model=_model(weights_path, model_config, config_digest=sha256_hex(content)).to(device),
         diffusion=diffusion,
         whitening=whitening,
         trained_on=trained_on,
         steps=steps,
+        begun_from=begun_from,
     )
 
 
@@ -164,6 +182,10 @@ def dit_files(folder: str | Path) -> tuple[Path, Path]:
     """The config and the weights that `load_dit` reads; ``tiny``: those bundled."""
     root = BUNDLED_DIT if str(folder) == "tiny" else Path(folder).expanduser()
     return root / CONFIG_FILE, root / MODEL_FILE
+
+
+def _begun_from(record: Any) -> BegunFrom | None:
+    return build_dataclass(BegunFrom, record, path="begun_from.") if record is not None else None
 
 
 def _trained_on(config: Mapping[str, Any]) -> TrainedOn:
@@ -182,9 +204,11 @@ def _trained_on(config: Mapping[str, Any]) -> TrainedOn:
     )
 
 
-def _model(path: Path, config: DiTConfig) -> DiT:
+def _model(path: Path, config: DiTConfig, *, config_digest: str) -> DiT:
+    content = _read(path)
     try:
-        tensors: dict[str, Tensor] = load(_read(path))
+        tensors: dict[str, Tensor] = load(content)
+        _require_same_save(content, config_digest)
         # Before anything is allocated: a few bytes of config can describe any size.
         with torch.device("meta"):
             _require_same_shapes(tensors, DiT(config))
@@ -195,6 +219,17 @@ def _model(path: Path, config: DiTConfig) -> DiT:
     except (SafetensorError, RuntimeError, ValueError) as error:
         raise ModelError(f"{path} does not fit its config: {error}") from error
     return model
+
+
+def _require_same_save(content: bytes, config_digest: str) -> None:
+    """A save that was killed between its two files leaves those of two models."""
+    (header_bytes,) = struct.unpack("<Q", content[:8])
+    metadata = json.loads(content[8 : 8 + header_bytes]).get("__metadata__", {})
+    if metadata.get("config") != config_digest:
+        raise ValueError(
+            f"these weights were saved with another {CONFIG_FILE} than the one beside them; save "
+            "the model again (`mmldm train dit --resume` does), or put its config back"
+        )
 
 
 def _require_same_shapes(tensors: Mapping[str, Tensor], model: DiT) -> None:

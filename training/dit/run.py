@@ -11,8 +11,16 @@ import torch
 
 from latents.cache.source_split import Split
 from latents.errors import CacheError, ConfigError
+from latents.recipe import sha256_hex
 from training.dit.batches import PairWhitening, WindowBatches
-from training.dit.files import TrainedDiT, TrainedOn, load_dit, save_dit
+from training.dit.files import (
+    BegunFrom,
+    TrainedDiT,
+    TrainedOn,
+    dit_files,
+    load_dit,
+    save_dit,
+)
 from training.dit.model import DiT
 from training.dit.settings import DiTRunSettings
 from training.dit.source import Reading, TrainingSource, open_source, pair_whitening
@@ -77,7 +85,8 @@ def train_dit(
     source = open_source(cache, ref=ref, validation_share=share, reading=reading)
     _require_windows(source)
     whitening = pair_whitening(source)
-    model = _fresh_model(settings, init).to(device)
+    begun_from = load_dit(init) if init is not None else None
+    model = _first_model(settings, begun_from, name=str(init)).to(device)
     trainer = DiTTrainer(model, settings, pinned=_pinned(source.trained_on, whitening))
     if checkpoint.exists():
         trainer.restore(checkpoint)
@@ -91,6 +100,7 @@ def train_dit(
         whitening=whitening,
         trained_on=source.trained_on,
         steps=trainer.step,
+        begun_from=None if begun_from is None else _record_of(begun_from, name=str(init)),
     )
     save_dit(out, trained)
     return trained
@@ -173,17 +183,22 @@ def _validator(
     return Validator(batches, schedule_of(settings).to(device), settings.validation, device=device)
 
 
-def _fresh_model(settings: DiTRunSettings, init: str | Path | None) -> DiT:
-    if init is None:
+def _first_model(settings: DiTRunSettings, begun_from: TrainedDiT | None, *, name: str) -> DiT:
+    if begun_from is None:
         generator = torch.Generator().manual_seed(settings.optimisation.seed)
         return DiT(settings.model, generator=generator)
-    model = load_dit(init).model
+    model = begun_from.model
     if model.config != settings.model:
         raise ConfigError(
-            f"{init} is {model.config}, but the preset asks for {settings.model}; name the preset "
+            f"{name} is {model.config}, but the preset asks for {settings.model}; name the preset "
             "of its size"
         )
     return model
+
+
+def _record_of(trained: TrainedDiT, *, name: str) -> BegunFrom:
+    weights = sha256_hex(dit_files(name)[1].read_bytes())
+    return BegunFrom(name=name, steps=trained.steps, weights=weights)
 
 
 def _pinned(trained_on: TrainedOn, whitening: PairWhitening) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Training the diffusion transformer on windows in memory.
+"""Training the diffusion transformer on windows of a cache or a pack.
 
 A step is a function of the weights, the optimiser and the step's number: which windows, their
 timesteps, noise and tasks are keyed by (seed, epoch, window). A run that was stopped and resumed on

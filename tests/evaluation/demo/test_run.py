@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.demo.model_steps import fitted
 from evaluation.demo.run import DemoResult
 from latents.cache.reader import open_cache
 from latents.cache.verify import verify_cache
-from latents.errors import CacheError, InterruptedJobError
+from latents.errors import CacheError, ConfigError, InterruptedJobError
 from pipeline.run import Engine
 from pipeline.synth import synthesise
 from tests.evaluation.demo.small_demo import small_demo, small_plan
 from training.dit.files import load_dit
+from training.optim import OptimisationSettings
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +141,41 @@ def test_a_damaged_cache_is_not_trained_on(
         small_demo(out, small_plan(small_kl_vae), [])
 
     assert not (out / "report.html").exists()
+
+
+def test_a_demo_among_the_videos_it_is_to_take_is_refused(
+    small_kl_vae: Path, tmp_path: Path
+) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+
+    with pytest.raises(ConfigError, match="name another folder with --out"):
+        small_demo(clips / "out", small_plan(small_kl_vae), [], clips=clips)
+
+
+def test_clips_after_scenes_are_the_only_ones_left(
+    finished: tuple[DemoResult, list[str]], small_kl_vae: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(finished[0].report.parent, tmp_path / "demo")
+    (out / "scenes").rename(tmp_path / "clips")
+    next((tmp_path / "clips").glob("*.mp4")).unlink()
+
+    result = small_demo(out, small_plan(small_kl_vae), [], clips=tmp_path / "clips")
+
+    assert len(open_cache(result.cache, level="perceptual")) == 1
+
+
+@pytest.mark.parametrize(
+    ("num_windows", "steps", "decay_steps"), [(1000, 300, 150), (60, 150, 75), (4, 10, 5)]
+)
+def test_few_windows_are_trained_on_for_fewer_steps(
+    num_windows: int, steps: int, decay_steps: int
+) -> None:
+    settings = OptimisationSettings(steps=300, batch_size=16, warmup_steps=30, decay_steps=150)
+
+    fit = fitted(settings, num_windows)
+
+    assert (fit.steps, fit.decay_steps) == (steps, decay_steps)
 
 
 def _made(result: DemoResult) -> list[Path]:

@@ -48,6 +48,7 @@ def page_of(*lines: MetricsLine) -> str:
             width=128,
             num_parameters=1_460_000,
             steps=30,
+            begun_from=None,
             num_windows=2702,
             lines=lines or None,
         )

@@ -57,6 +57,17 @@ def test_each_file_given_is_a_sample(
     assert record["made_by"]["num_steps"] == 2
 
 
+def test_all_samples_go_by_the_one_file_that_is_given(
+    models: SmallModels, video: Path, tmp_path: Path
+) -> None:
+    options = ["--task", "a2v", "--num", "2", "--condition", str(video)]
+
+    assert sample(models, tmp_path / "out", *options) == 0
+
+    record = json.loads((tmp_path / "out" / "a2v_s0.json").read_bytes())
+    assert [one["name"] for one in record["conditions"]] == [str(video)] * 2
+
+
 def test_tiny_is_the_bundled_dit_and_a_folder_of_that_name_another(
     models: SmallModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,7 +98,10 @@ def test_a_vocoder_is_used(models: SmallModels, tmp_path: Path) -> None:
     [
         (["--condition", "{video}"], "svg samples from nothing"),
         (["--task", "a2v"], "4 samples were asked for, and 0 windows given"),
-        (["--task", "a2v", "--num", "2", "--condition", "{video}"], "2 samples .* 1 windows"),
+        (
+            ["--task", "a2v", "--num", "3", "--condition", "{video}", "{video}"],
+            "3 samples .* 2 windows",
+        ),
         (["--task", "a2v", "--clip", "K"], "--cache C and --clip .* go together"),
         (["--task", "a2v", "--cache", "C"], "--cache C and --clip .* go together"),
         (

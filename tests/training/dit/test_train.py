@@ -14,9 +14,10 @@ import torch
 from latents.cache.layout import find_cache
 from latents.cache.log import CommitLog
 from latents.errors import CacheError, ConfigError, ModelError
+from latents.recipe import sha256_hex
 from tests.training.dit.small_runs import small_cache
 from tests.training.dit.small_settings import small_settings
-from training.dit.files import load_dit
+from training.dit.files import CONFIG_FILE, MODEL_FILE, BegunFrom, load_dit
 from training.dit.run import CHECKPOINT, METRICS_FILE, RunProgress, train_dit
 from training.dit.settings import DiTRunSettings
 from training.dit.source import Reading
@@ -34,6 +35,7 @@ def run(
     *,
     resume: bool = False,
     reading: Reading = "resident",
+    init: Path | None = None,
     on_progress: Callable[[RunProgress], None] | None = None,
 ) -> list[RunProgress]:
     told: list[RunProgress] = []
@@ -46,6 +48,7 @@ def run(
         device="cpu",
         on_progress=on_progress or told.append,
         reading=reading,
+        init=init,
     )
     return told
 
@@ -248,3 +251,24 @@ def test_what_a_window_sounds_like_helps_to_denoise_how_it_looks(tmp_path: Path)
     assert losses["svg"].audio < losses["linear"].audio
     assert losses["a2v"].video < losses["svg"].video < losses["a2v shuffled"].video
     assert losses["v2a"].audio < losses["svg"].audio < losses["v2a shuffled"].audio
+
+
+def test_a_run_records_what_it_began_from(cache: str, tmp_path: Path) -> None:
+    run(cache, tmp_path / "first")
+    run(cache, tmp_path / "second", init=tmp_path / "first")
+
+    begun_from = load_dit(tmp_path / "second").begun_from
+    weights = (tmp_path / "first" / MODEL_FILE).read_bytes()
+    assert load_dit(tmp_path / "first").begun_from is None
+    assert begun_from == BegunFrom(
+        name=str(tmp_path / "first"), steps=6, weights=sha256_hex(weights)
+    )
+
+
+def test_weights_beside_the_config_of_another_save_are_refused(cache: str, tmp_path: Path) -> None:
+    run(cache, tmp_path / "run")
+    config = tmp_path / "run" / CONFIG_FILE
+    config.write_text(config.read_text().replace('"steps": 6', '"steps": 7'))
+
+    with pytest.raises(ModelError, match=r"saved with another config\.json"):
+        load_dit(tmp_path / "run")
