@@ -263,6 +263,16 @@ def test_there_must_be_something_to_start_from(level: CachedLevel, tmp_path: Pat
         train(level, tmp_path / "run", init=tmp_path / "nowhere")
 
 
+def test_a_run_does_not_start_from_another_size_than_is_asked_for(
+    level: CachedLevel, tmp_path: Path
+) -> None:
+    train(level, tmp_path / "first")
+    wider = replace(SETTINGS, model=replace(SETTINGS.model, decoder_channels=16))
+
+    with pytest.raises(ConfigError, match=r"decoder_channels=8.* ask for .*decoder_channels=16"):
+        train(level, tmp_path / "second", wider, init=tmp_path / "first")
+
+
 def test_what_a_run_starts_from_must_fit_the_windows(level: CachedLevel, tmp_path: Path) -> None:
     config = tiny_autoencoder_config(frames=4, video_size=16, audio_size=16, decoder_channels=8)
     save_autoencoder(tmp_path / "larger", fresh_autoencoder(config, seed=0))
