@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from latents.recipe import sha256_hex
+from pipeline.cli_settings import prepare_torch
 from tests.evaluation.demo.small_demo import small_demo, small_plan
 
 
@@ -24,8 +25,12 @@ def main(out: Path, kl_vae: Path, num_fsyncs: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     os.fsync = fsync
-    result = small_demo(out, small_plan(kl_vae), [])
-    made = sorted(path for path in result.models.root.rglob("*") if path.is_file())
+    plan = small_plan(kl_vae)
+    prepare_torch(plan.ingest)  # as the command does
+    result = small_demo(out, plan, [])
+    made = [path for path in sorted(result.models.root.rglob("*")) if path.is_file()]
+    # A file that was being written aside when the process died stays beside the others.
+    made = [path for path in made if not path.name.startswith(".partial-")]
     digests = {str(path.relative_to(out)): sha256_hex(path.read_bytes()) for path in made}
     digests |= {"kl": result.kl_digest, "perceptual": result.perceptual_digest}
     sys.stdout.write(json.dumps(digests))
