@@ -116,17 +116,15 @@ def _sample(arguments: argparse.Namespace) -> int:
     from evaluation.sampling.run import require_possible
     from training.dit.files import load_dit
 
-    sources = _sources(arguments)
-    if len(sources) == 1 and not arguments.clip:
-        sources *= arguments.num or 1
-    if len(arguments.clip) == 1 and not sources:
-        arguments.clip *= arguments.num or 1
-    request = _request(arguments, num_given=len(sources) + len(arguments.clip))
+    sources, clips = _sources(arguments), list(arguments.clip)
+    if len(sources) + len(clips) == 1:  # all samples go by it
+        sources, clips = sources * (arguments.num or 1), clips * (arguments.num or 1)
+    request = _request(arguments, num_given=len(sources) + len(clips))
     device = device_named(arguments.device, option="--device")
     trained = load_dit(arguments.dit, device=device)
-    require_possible(request, trained, num_given=len(sources) + len(arguments.clip))
+    require_possible(request, trained, num_given=len(sources) + len(clips))
     try:
-        written = _write(arguments, request, trained, sources, device)
+        written = _write(arguments, request, trained, sources, clips, device)
     except KeyboardInterrupt:
         raise InterruptedJobError(
             signal.SIGINT,
@@ -142,6 +140,7 @@ def _write(
     request: SampleRequest,
     trained: TrainedDiT,
     sources: Sequence[Source],
+    clips: Sequence[str],
     device: str,
 ) -> WrittenSamples:
     from evaluation.sampling.models import load_window_decoder, model_digests
@@ -155,7 +154,7 @@ def _write(
     models = _models(arguments)
     decoder = load_window_decoder(trained.model.config, encoding, models, device=device)
     made_by = model_digests(arguments.dit, models)
-    given = _given(arguments, request, trained, sources, encoding, models, device)
+    given = _given(arguments, request, trained, sources, clips, encoding, models, device)
     with show_progress("sampled", request.num, unit="videos") as report:
         return write_samples(
             trained,
@@ -173,6 +172,7 @@ def _given(
     request: SampleRequest,
     trained: TrainedDiT,
     sources: Sequence[Source],
+    clips: Sequence[str],
     encoding: RecordedEncoding,
     models: ModelSources,
     device: str,
@@ -182,8 +182,8 @@ def _given(
 
     if request.task == "svg":
         return []
-    if arguments.clip:
-        return windows_of_cache(arguments.cache, arguments.clip, request.task, trained=trained)
+    if clips:
+        return windows_of_cache(arguments.cache, clips, request.task, trained=trained)
     return windows_of_files(
         sources, request.task, trained=trained, encoding=encoding, models=models, device=device
     )

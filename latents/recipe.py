@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as derived
 from typing import Any, TypeAlias
@@ -113,6 +113,41 @@ def recipe_from_json(content: bytes, load: Mapping[str, bytes]) -> Recipe:
     if sum(1 for _ in recipe.with_ancestors()) > MAX_ANCESTORS:
         raise ValueError(f"it has more than {MAX_ANCESTORS} ancestors")
     return recipe
+
+
+def recipe_documents(recipes: Iterable[Recipe]) -> dict[str, Any]:
+    """Some recipes with all they were made from, as JSON values by digest."""
+    return {
+        one.digest: json.loads(one.to_json())
+        for recipe in recipes
+        for one in recipe.with_ancestors()
+    }
+
+
+def recipes_from_documents(
+    digests: Mapping[str, str], documents: Mapping[str, Any]
+) -> dict[str, Recipe]:
+    """Recipes by field, of what `recipe_documents` gave.
+
+    Args:
+        digests: Which recipe each field has.
+        documents: Theirs, and those of all they were made from.
+
+    Raises:
+        KeyError: A recipe is not there.
+        ValueError: One does not hash to its name, is none, or is of another field.
+    """
+    contents = {digest: canonical_json(one) for digest, one in documents.items()}
+    for digest, content in contents.items():
+        if sha256_hex(content) != digest:
+            raise ValueError(f"recipe {digest[:12]} does not hash to its name")
+    recipes = {
+        field: recipe_from_json(contents[digest], contents) for field, digest in digests.items()
+    }
+    for field, recipe in recipes.items():
+        if recipe.field != field:
+            raise ValueError(f"it gives {field} a recipe of {recipe.field}")
+    return recipes
 
 
 def recipe_differences(found: Recipe, wanted: Recipe) -> tuple[str, ...]:

@@ -28,7 +28,6 @@ from latents.cache.reader import CachedLevel, open_cache
 from latents.config import load_config
 from latents.models.autoencoder_files import load_autoencoder
 from latents.models.modal_encoder_files import BUNDLED_AUTOENCODER, modal_encoder_files
-from training.autoencoder import ReconstructionError, measure_reconstruction
 from training.autoencoder_run import (
     MEASURED_FILE,
     AutoencoderRunSettings,
@@ -36,6 +35,7 @@ from training.autoencoder_run import (
     RunProgress,
     train_autoencoder,
 )
+from training.reconstruction import ReconstructionError, measure_reconstruction
 from training.window_latents import WindowLatents
 
 TRAINING_SEED = 20_000_011

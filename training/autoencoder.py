@@ -19,14 +19,12 @@ import torch
 from torch import Tensor
 
 from latents.models.autoencoder_files import Autoencoder
-from latents.posterior import posterior_draw, posterior_mode, split_moments
+from latents.posterior import posterior_draw, split_moments
 from training.ema import ExponentialMovingAverage
 from training.optim import OptimisationSettings
 from training.optimised_model import OptimisedModel, by_path
 from training.picture_stream import generator_of
-from training.window_latents import WindowBatch, WindowLatents
-
-_MEASURED_AT_ONCE = 8
+from training.window_latents import WindowBatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,28 +50,6 @@ class TrainProgress:
     """KL divergence per latent element, in nats."""
     grad_norm: float
     learning_rate: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReconstructionError:
-    """How well windows are given back: mean squared errors of whitened KL latents."""
-
-    num_windows: int
-    video_error: float
-    """Over all frames."""
-    mean_frame_error: float
-    """Of giving back, for each frame, the mean of its window's frames: what shows no motion."""
-    audio_error: float
-    """1 would be that of giving back the mean of all sounds."""
-
-    @property
-    def video_ratio(self) -> float:
-        """Below 1 where moving things move."""
-        return self.video_error / self.mean_frame_error
-
-    def to_record(self) -> dict[str, float]:
-        """As JSON values."""
-        return {**asdict(self), "video_ratio": self.video_ratio}
 
 
 class AutoencoderTrainer:
@@ -169,32 +145,6 @@ class AutoencoderTrainer:
     def _run(self) -> dict[str, Any]:
         tables = {"optimisation": asdict(self._optimisation), "loss": asdict(self._loss)}
         return by_path(tables) | self._pinned
-
-
-@torch.no_grad()
-def measure_reconstruction(autoencoder: Autoencoder, windows: WindowLatents) -> ReconstructionError:
-    """The error of coding and decoding windows by the modes of their posteriors, in float32."""
-    decoder, sums = autoencoder.signal_decoder, torch.zeros(3, dtype=torch.float64)
-    device = decoder.video_whitening.device
-    for first in range(0, windows.num_windows, _MEASURED_AT_ONCE):
-        batch = windows.take(range(first, min(first + _MEASURED_AT_ONCE, windows.num_windows)))
-        video, audio = batch.video.to(device), batch.audio.to(device)
-        z_v = posterior_mode(autoencoder.video_encoder(video))
-        z_a = posterior_mode(autoencoder.audio_encoder(audio))
-        video, audio = decoder.whiten_video(video), decoder.whiten_audio(audio)
-        errors = (
-            _squared_error(decoder.whitened_video(z_v), video),
-            _squared_error(video.mean(dim=1, keepdim=True).expand_as(video), video),
-            _squared_error(decoder.whitened_audio(z_a), audio),
-        )
-        sums += len(video) * torch.stack(errors).double().cpu()
-    video_error, mean_frame_error, audio_error = (sums / windows.num_windows).tolist()
-    return ReconstructionError(
-        num_windows=windows.num_windows,
-        video_error=video_error,
-        mean_frame_error=mean_frame_error,
-        audio_error=audio_error,
-    )
 
 
 def _drawn(moments: Tensor, rng: torch.Generator) -> Tensor:

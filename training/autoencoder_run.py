@@ -22,13 +22,12 @@ from latents.models.autoencoder_files import (
 from training.autoencoder import (
     AutoencoderTrainer,
     LossSettings,
-    ReconstructionError,
     TrainProgress,
-    measure_reconstruction,
 )
 from training.linear_start import start_as_linear_codec
 from training.metrics import MetricsFile, StepRate, is_noted
 from training.optim import OptimisationSettings
+from training.reconstruction import ReconstructionError, measure_reconstruction
 from training.window_latents import VariationSettings, WindowBatches, WindowLatents
 
 CHECKPOINT_FILE = "checkpoint.safetensors"

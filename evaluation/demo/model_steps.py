@@ -19,9 +19,9 @@ from evaluation.demo.plan import DemoPlan, Training
 from evaluation.demo.steps import Steps
 from latents.cache.inspect import summarise_level
 from latents.cache.layout import CacheLayout
-from latents.cache.reader import CachedLevel, open_cache
+from latents.cache.reader import open_cache
 from latents.cache.refs import Ref, move_ref, require_ref
-from latents.cache.splits import clips_of_split
+from latents.cache.splits import clips_of_split, share_held_out
 from latents.fields import LEVELS, Level
 from latents.recipe import sha256_hex
 from pipeline.cli_settings import named_encoders
@@ -75,25 +75,26 @@ def train_the_autoencoder(
     """``kl`` level -> modal encoders and their decoder."""
     training, settings = plan.training, plan.training.autoencoder
     level = open_cache(layout.url, level="kl", ref=_pinned(layout, folders, "kl"))
-    share = _held_out_share(level, settings.data.validation_share)
-    optimisation = fitted(settings.optimisation, _num_trained_on(level, share))
+    share = share_held_out(level, settings.data.validation_share)
+    num_windows = clips_of_split(level, "train", validation_share=share).num_windows
+    settings = replace(
+        settings,
+        optimisation=fitted(settings.optimisation, num_windows),
+        data=replace(settings.data, validation_share=share),
+    )
     with steps.step(f"{_begun_from(training)} autoencoder -> {folders.autoencoder}"):
-        if _measured(folders.autoencoder).get("steps") == optimisation.steps:
+        if _measured(folders.autoencoder).get("steps") == settings.optimisation.steps:
             steps.note("trained before; kept")
         else:
             with _threads(training.num_threads):
                 train_autoencoder(
                     level,
-                    replace(
-                        settings,
-                        optimisation=optimisation,
-                        data=replace(settings.data, validation_share=share),
-                    ),
+                    settings,
                     out=folders.autoencoder,
                     resume=True,
                     device=device,
                     init=training.init,
-                    on_progress=AutoencoderReporter(optimisation.steps),
+                    on_progress=AutoencoderReporter(settings.optimisation.steps),
                 )
         held_out = _measured(folders.autoencoder).get("held_out")
         if held_out:
@@ -140,26 +141,27 @@ def train_the_dit(
     training, settings = plan.training, plan.training.dit
     ref = _pinned(layout, folders, "perceptual")
     level = open_cache(layout.url, level="perceptual", ref=ref)
-    share = _held_out_share(level, settings.data.validation_share)
-    optimisation = fitted(settings.optimisation, _num_trained_on(level, share))
+    share = share_held_out(level, settings.data.validation_share)
+    num_windows = clips_of_split(level, "train", validation_share=share).num_windows
+    settings = replace(
+        settings,
+        optimisation=fitted(settings.optimisation, num_windows),
+        data=replace(settings.data, validation_share=share),
+    )
     with steps.step(f"{_begun_from(training)} DiT -> {folders.dit}"):
-        if _is_trained(folders.dit, optimisation.steps):
+        if _is_trained(folders.dit, settings.optimisation.steps):
             steps.note("trained before; kept")
             return
         with _threads(training.num_threads):
             train_dit(
                 layout.url,
-                replace(
-                    settings,
-                    optimisation=optimisation,
-                    data=replace(settings.data, validation_share=share),
-                ),
+                settings,
                 out=folders.dit,
                 ref=ref,
                 resume=True,
                 device=device,
                 init=training.init,
-                on_progress=DiTReporter(optimisation.steps),
+                on_progress=DiTReporter(settings.optimisation.steps),
             )
         steps.note(_losses(folders.dit))
 
@@ -176,10 +178,6 @@ def fitted(settings: OptimisationSettings, num_windows: int) -> OptimisationSett
     )
 
 
-def _num_trained_on(level: CachedLevel, share: float) -> int:
-    return clips_of_split(level, "train", validation_share=share).num_windows
-
-
 def _begun_from(training: Training) -> str:
     return (
         f"fine-tune the bundled {training.init}" if training.init else "train from nothing: a tiny"
@@ -194,11 +192,6 @@ def _pinned(layout: CacheLayout, folders: ModelFolders, level: Level) -> str:
     pinned = Ref(commit=current.commit, recipes=recipes)
     move_ref(layout, name, lambda there: None if there else pinned)
     return name
-
-
-def _held_out_share(level: CachedLevel, share: float) -> float:
-    """The share, or none where all sources of a small cache would be held out."""
-    return share if _num_trained_on(level, share) else 0.0
 
 
 def _measured(folder: Path) -> dict[str, Any]:

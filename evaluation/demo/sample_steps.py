@@ -14,6 +14,7 @@ from evaluation.report.write import ReportResult, count_shown, is_report_of, wri
 from evaluation.sampling.cached_windows import windows_of_cache
 from evaluation.sampling.conditions import (
     GIVEN_FIELDS,
+    GIVING_TASKS,
     SILENT_BELOW_DBFS,
     GivenWindow,
     GivingTask,
@@ -28,8 +29,6 @@ from pipeline.recorded import recorded_encoding
 from training.diffusion.tasks import Task
 from training.dit.files import load_dit
 
-_GIVING: tuple[GivingTask, ...] = ("a2v", "v2a")
-
 
 def sample_all_tasks(
     folders: ModelFolders, layout: CacheLayout, plan: DemoPlan, *, device: str, steps: Steps
@@ -40,7 +39,7 @@ def sample_all_tasks(
         recipes = sampling.trained.trained_on.recipes
         level = open_cache(layout.url, level="perceptual", recipes=recipes)
         sampling.write("svg", [], num=plan.num_samples)
-        for task in _GIVING:
+        for task in GIVING_TASKS:
             windows = _windows_to_go_by(level, task, plan)
             if windows:
                 given = windows_of_cache(layout.url, windows, task, trained=sampling.trained)

@@ -12,11 +12,11 @@ from evaluation.report.markup import group, panel, tiles
 from evaluation.report.media import data_uri
 from evaluation.report.metrics import MetricsLine, running_mean
 from evaluation.report.page_clips import absent_figure, play_both, rendition_figure, scene_title
-from evaluation.report.window_errors import WindowError
 from evaluation.report.windows import ShownWindow, WindowsContents
 from latents.models.modal_encoder_files import BUNDLED_AUTOENCODER
 from pipeline.originals import Unavailable
 from training.autoencoder_run import MEASURED_FILE
+from training.reconstruction import WindowError
 
 AIMED_RATIO = 0.7
 """Of the error of pictures to that of the mean frame: clearly below 1."""

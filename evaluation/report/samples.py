@@ -22,9 +22,8 @@ from latents.cache.reader import CachedLevel
 from latents.durable import reason
 from latents.errors import ConfigError
 from pipeline.originals import Originals, Unavailable
-from training.diffusion.tasks import Task
+from training.diffusion.tasks import TASKS, Task
 
-TASKS: tuple[Task, ...] = ("svg", "a2v", "v2a")
 SHOWN_SAMPLES = 8
 """Of each task."""
 _NAME = re.compile(r"((svg|a2v|v2a)_s(-?\d+))_(\d+)\.mp4")

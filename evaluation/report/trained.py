@@ -17,18 +17,17 @@ from evaluation.report.samples import (
     choose_shown,
     find_samples,
 )
-from evaluation.report.window_errors import window_errors
 from evaluation.report.windows import (
     ShowWindow,
     WindowsContents,
     held_out_clips,
-    held_out_share,
     windows_to_show,
 )
 from evaluation.sampling.decode import WindowDecoder
 from evaluation.sampling.models import ModelSources, model_digests, require_autoencoder
 from latents.cache.reader import CachedLevel, open_cache, require_recipe
 from latents.cache.refs import read_recipe
+from latents.cache.splits import share_held_out
 from latents.errors import ConfigError
 from latents.fields import LEVELS
 from latents.models.autoencoder_files import Autoencoder, load_autoencoder
@@ -39,6 +38,7 @@ from pipeline.job import LatentScale
 from pipeline.originals import Originals
 from pipeline.recorded import Recorded, RecordedEncoding, recorded_encoding
 from training.autoencoder_run import METRICS_FILE
+from training.reconstruction import window_errors
 from training.window_latents import WindowLatents
 
 
@@ -137,7 +137,7 @@ class ShowTrained:
     def _read_dit(self) -> DiTContents | None:
         if self._models.dit is None:
             return None
-        share = held_out_share(self._level, self._models.validation_share)
+        share = share_held_out(self._level, self._models.validation_share)
         return dit_contents(self._models.dit, self._perceptual, validation_share=share)
 
     def _show_windows(self, windows: ClipWindows, originals: Originals) -> WindowsContents:

@@ -12,16 +12,16 @@ from evaluation.report.contents import choose_evenly, scene_label
 from evaluation.report.media import still_frames, strip_png
 from evaluation.report.metrics import MetricsLine
 from evaluation.report.played import ClipWindows, PlayedWindow
-from evaluation.report.window_errors import WindowError, latent_errors, mean_error
 from evaluation.sampling.decode import WindowDecoder
 from latents.cache.reader import CachedClip, CachedLevel
 from latents.cache.source_split import Split
-from latents.cache.splits import clips_of_split
+from latents.cache.splits import clips_of_split, share_held_out
 from latents.errors import CacheError
 from latents.models.signal_decoder import SignalDecoder
 from latents.posterior import posterior_mode
 from pipeline.job import LatentScale
 from pipeline.originals import Originals, Unavailable
+from training.reconstruction import WindowError, latent_errors, mean_error
 
 SHOWN_WINDOWS = 4
 MEASURED_CLIPS = 256
@@ -77,12 +77,6 @@ class WindowsContents:
         return mean_error(self.errors)
 
 
-def held_out_share(level: CachedLevel, wanted: float) -> float:
-    """Share of the sources that training holds out: none where no other would be left."""
-    left = clips_of_split(level, "train", validation_share=wanted)
-    return wanted if left.num_windows else 0.0
-
-
 def held_out_clips(level: CachedLevel, *, validation_share: float) -> HeldOutClips:
     """The validation split of a ``kl`` level; the train split where that is empty.
 
@@ -93,7 +87,7 @@ def held_out_clips(level: CachedLevel, *, validation_share: float) -> HeldOutCli
     Raises:
         CacheError: There is no window at all.
     """
-    share = held_out_share(level, validation_share)
+    share = share_held_out(level, validation_share)
     splits: tuple[Split, ...] = ("validation", "train")
     for split in splits:
         clips = clips_of_split(level, split, validation_share=share)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from training.dit.config import DiTConfig
 
 GivingTask = Literal["a2v", "v2a"]
 """The tasks with something given: sound, or pictures."""
+GIVING_TASKS: tuple[GivingTask, ...] = get_args(GivingTask)
 
 GIVEN_FIELDS: dict[GivingTask, str] = {"a2v": "perceptual.audio", "v2a": "perceptual.video"}
 """What is read of a window."""

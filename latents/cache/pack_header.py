@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 from latents.fields import LEVELS, Level
 from latents.recipe import (
     Recipe,
-    canonical_json,
     open_sealed_json,
-    recipe_from_json,
+    recipe_documents,
+    recipes_from_documents,
     sealed_json,
-    sha256_hex,
 )
 from latents.whitening import Whitening
 
@@ -43,11 +41,6 @@ class PackHeader:
 
     def to_json(self) -> str:
         """Sealed canonical JSON."""
-        documents = {
-            one.digest: json.loads(one.to_json())
-            for recipe in self.recipes.values()
-            for one in recipe.with_ancestors()
-        }
         return sealed_json(
             {
                 "format": FORMAT,
@@ -57,7 +50,7 @@ class PackHeader:
                 "level": self.level,
                 "content_digest": self.content_digest,
                 "fields": {field: recipe.digest for field, recipe in self.recipes.items()},
-                "recipes": documents,
+                "recipes": recipe_documents(self.recipes.values()),
                 "validation_share": repr(self.validation_share),
                 "whitening": {name: _as_text(one) for name, one in self.whitening.items()},
                 "tables": self.tables_digest,
@@ -83,7 +76,10 @@ class PackHeader:
                 commit=found["commit"],
                 level=found["level"],
                 content_digest=found["content_digest"],
-                recipes=_recipes(found),
+                recipes=recipes_from_documents(
+                    {field: found["fields"][field] for field in LEVELS[found["level"]]},
+                    found["recipes"],
+                ),
                 validation_share=float(found["validation_share"]),
                 whitening={k: Whitening.from_record(one) for k, one in found["whitening"].items()},
                 tables_digest=found["tables"],
@@ -102,19 +98,3 @@ def _as_text(whitening: Whitening) -> dict[str, Any]:
         "spread": record["spread"],
         "std_floor": repr(record["std_floor"]),
     }
-
-
-def _recipes(found: Mapping[str, Any]) -> dict[str, Recipe]:
-    documents = {digest: canonical_json(one) for digest, one in found["recipes"].items()}
-    for digest, document in documents.items():
-        if sha256_hex(document) != digest:
-            raise ValueError(f"recipe {digest[:12]} does not hash to its name")
-    digests = found["fields"]
-    recipes = {
-        field: recipe_from_json(documents[digests[field]], documents)
-        for field in LEVELS[found["level"]]
-    }
-    for field, recipe in recipes.items():
-        if recipe.field != field:
-            raise ValueError(f"it gives {field} a recipe of {recipe.field}")
-    return recipes

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from latents.cache.reader import CachedClip, CachedLevel
 from latents.cache.streaming import StreamingWindows
-from latents.cache.windows import WindowShapes, room_for
+from latents.cache.windows import WindowShapes, gather, room_for
 
 _READ_THREADS = 8
 """Clips read at a time: what waits is the disk."""
@@ -68,11 +68,7 @@ class ResidentWindows:
     ) -> Mapping[str, NDArray[Any]]:
         """Windows by number: a copy of the caller's own; see `latents.cache.windows.Windows`."""
         self.index.require(windows)
-        taken = room_for(len(windows), self.shapes, out)
-        for name, tensor in self.tensors.items():
-            # "clip" has no bounds to check, which is several times faster.
-            np.take(tensor, windows, axis=0, out=taken[name], mode="clip")
-        return taken
+        return gather(self.tensors, windows, out)
 
     def place(self, window: int) -> tuple[str, int]:
         """The clip's key of a window, and the window's number within it."""

@@ -8,6 +8,17 @@ from latents.cache.reader import CachedLevel, ClipRows
 from latents.cache.source_split import Split, split_of
 
 
+def share_held_out(level: CachedLevel, wanted: float) -> float:
+    """The share of a level's sources to hold out: none where no window would be left to train on.
+
+    Args:
+        level: Opened.
+        wanted: Of the sources where people named no split.
+    """
+    left = clips_of_split(level, "train", validation_share=wanted)
+    return wanted if left.num_windows else 0.0
+
+
 def clips_of_split(level: CachedLevel, split: Split, *, validation_share: float) -> ClipRows:
     """The clips of a level whose source belongs to a split.
 

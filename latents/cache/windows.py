@@ -89,6 +89,20 @@ class WindowIndex:
         return self.clip(int(clips[0])), int(numbers[0])
 
 
+def gather(
+    tensors: Mapping[str, NDArray[Any]],
+    windows: NDArray[np.int64],
+    out: Mapping[str, NDArray[Any]] | None,
+) -> Mapping[str, NDArray[Any]]:
+    """Rows of arrays (window, ...) that are in memory, by numbers that are known to be there."""
+    shapes = {name: (tensor.shape[1:], tensor.dtype) for name, tensor in tensors.items()}
+    taken = room_for(len(windows), shapes, out)
+    for name, tensor in tensors.items():
+        # "clip" has no bounds to check, which is several times faster.
+        np.take(tensor, windows, axis=0, out=taken[name], mode="clip")
+    return taken
+
+
 def room_for(
     num_windows: int,
     shapes: WindowShapes,

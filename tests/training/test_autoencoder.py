@@ -24,7 +24,6 @@ from latents.models.autoencoder_files import (
 from latents.models.modal_encoder_files import MODEL_FILE, load_modal_encoders
 from latents.posterior import posterior_mode
 from tests.training.moving_windows import moving_level
-from training.autoencoder import measure_reconstruction
 from training.autoencoder_run import (
     CHECKPOINT_FILE,
     MEASURED_FILE,
@@ -38,6 +37,7 @@ from training.autoencoder_run import (
 )
 from training.linear_start import principal_patches, start_as_linear_codec
 from training.optim import OptimisationSettings
+from training.reconstruction import measure_reconstruction
 from training.window_latents import WindowLatents
 
 SETTINGS = AutoencoderRunSettings(

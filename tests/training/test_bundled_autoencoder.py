@@ -9,7 +9,7 @@ import pytest
 from latents.cache.reader import open_cache
 from latents.models.autoencoder_files import load_autoencoder
 from latents.models.modal_encoder_files import BUNDLED_AUTOENCODER
-from training.autoencoder import measure_reconstruction
+from training.reconstruction import measure_reconstruction
 from training.window_latents import WindowLatents
 
 

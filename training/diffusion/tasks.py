@@ -18,6 +18,7 @@ from training.diffusion.pair import Latents
 
 Task = Literal["svg", "a2v", "v2a"]
 """Sounding video from nothing, video given audio, audio given video."""
+TASKS: tuple[Task, ...] = get_args(Task)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

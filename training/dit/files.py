@@ -17,7 +17,7 @@ from torch import Tensor
 from latents.config import build_dataclass
 from latents.durable import make_folder, reason, replace_file
 from latents.errors import ConfigError, ModelError
-from latents.recipe import Recipe, canonical_json, recipe_from_json, sha256_hex
+from latents.recipe import Recipe, recipe_documents, recipes_from_documents, sha256_hex
 from latents.whitening import Whitening
 from training.diffusion.schedule import NoiseSchedule, linear_schedule
 from training.dit.batches import PairWhitening
@@ -115,11 +115,6 @@ def save_dit(folder: Path, trained: TrainedDiT, *, half: bool = False) -> None:
 
 def _config(trained: TrainedDiT, *, dtype: str) -> dict[str, Any]:
     recipes = trained.trained_on.recipes
-    documents = {
-        one.digest: json.loads(one.to_json())
-        for recipe in recipes.values()
-        for one in recipe.with_ancestors()
-    }
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -137,7 +132,7 @@ def _config(trained: TrainedDiT, *, dtype: str) -> dict[str, Any]:
             "commit": trained.trained_on.commit,
             "recipes": {field: recipe.digest for field, recipe in recipes.items()},
         },
-        "recipes": documents,
+        "recipes": recipe_documents(recipes.values()),
     }
 
 
@@ -189,18 +184,11 @@ def _begun_from(record: Any) -> BegunFrom | None:
 
 
 def _trained_on(config: Mapping[str, Any]) -> TrainedOn:
-    documents = {digest: canonical_json(one) for digest, one in config["recipes"].items()}
-    for digest, document in documents.items():
-        if sha256_hex(document) != digest:
-            raise ValueError(f"recipe {digest[:12]} does not hash to its name")
     found = config["trained_on"]
     return TrainedOn(
         cache=str(found["cache"]),
         commit=int(found["commit"]),
-        recipes={
-            field: recipe_from_json(documents[digest], documents)
-            for field, digest in found["recipes"].items()
-        },
+        recipes=recipes_from_documents(found["recipes"], config["recipes"]),
     )
 
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from evaluation.report.page_windows import windows_section
-from evaluation.report.window_errors import WindowError, latent_errors, window_errors
 from evaluation.report.windows import WindowsContents, held_out_clips, windows_to_show
 from latents.cache.splits import clips_of_split
 from latents.errors import CacheError, ModelError
@@ -33,7 +32,12 @@ from tests.evaluation.report.reported import (
 )
 from tests.evaluation.sampling.small_models import make_autoencoder
 from tests.pipeline.small_jobs import SmallCache
-from training.autoencoder import measure_reconstruction
+from training.reconstruction import (
+    WindowError,
+    latent_errors,
+    measure_reconstruction,
+    window_errors,
+)
 from training.window_latents import WindowLatents
 
 TITLE = "Windows through the autoencoder"

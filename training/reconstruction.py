@@ -1,10 +1,10 @@
-"""How well each window is given back by an autoencoder, in the trainer's own terms."""
+"""How well windows are given back by an autoencoder: each, and all together."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -44,9 +44,42 @@ def mean_error(errors: Sequence[WindowError]) -> WindowError:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReconstructionError:
+    """How well windows are given back: mean squared errors of whitened KL latents."""
+
+    num_windows: int
+    video_error: float
+    """Over all frames."""
+    mean_frame_error: float
+    """Of giving back, for each frame, the mean of its window's frames: what shows no motion."""
+    audio_error: float
+    """About 1 for giving back the mean of the sounds that the autoencoder first learned from."""
+
+    @property
+    def video_ratio(self) -> float:
+        """Below 1 where moving things move."""
+        return self.video_error / self.mean_frame_error
+
+    def to_record(self) -> dict[str, float]:
+        """As JSON values."""
+        return {**asdict(self), "video_ratio": self.video_ratio}
+
+
+def measure_reconstruction(autoencoder: Autoencoder, windows: WindowLatents) -> ReconstructionError:
+    """The error over all windows; see `window_errors`."""
+    overall = mean_error(window_errors(autoencoder, windows))
+    return ReconstructionError(
+        num_windows=windows.num_windows,
+        video_error=overall.video,
+        mean_frame_error=overall.mean_frame,
+        audio_error=overall.audio,
+    )
+
+
 @torch.no_grad()
 def window_errors(autoencoder: Autoencoder, windows: WindowLatents) -> tuple[WindowError, ...]:
-    """Of each window what `training.autoencoder.measure_reconstruction` measures of all."""
+    """Of each window, coded and decoded by the modes of its posteriors, in float32."""
     decoder, errors = autoencoder.signal_decoder, list[WindowError]()
     device = decoder.video_whitening.device
     for first in range(0, windows.num_windows, _MEASURED_AT_ONCE):
