@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reader_peers import BATCH, forget
+from reader_peers import BATCH, forget, recall
 from record import write_result
 
 from latents.cache.order import TrainingOrder
@@ -94,6 +94,7 @@ def measure_own(level: CachedLevel, root: Path, *, seconds: float) -> dict[str, 
     pack = open_pack(root.with_suffix(".safetensors"))
     forget(root)
     cold = windows_per_second(streaming, seconds=seconds, passes=1)
+    recall(root)
     return {
         "resident": {"warm": windows_per_second(resident, seconds=seconds)},
         "pack": {"warm": windows_per_second(pack, seconds=seconds)},

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -21,16 +21,13 @@ _MAX_BYTES = 2**62
 """No file is so long; up to here, sums of a place and a length do not overflow."""
 
 
-Row = NDArray[np.uint8]
-"""Bytes of one slice, to be read or as they were read."""
+Room = NDArray[np.uint8]
+"""(window, byte): where slices go that are to be read, or those that were."""
 
+Run = tuple[str, int, Room]
+"""Slices that lie side by side in a shard: its file, the byte where they begin, where they go.
 
-class Run(NamedTuple):
-    """Slices that lie side by side in a shard, and where each is to go."""
-
-    shard: str
-    offset: int
-    rows: Sequence[Row]
+A plain tuple: a batch has a hundred, and a window is read in ten microseconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -60,30 +57,31 @@ class FieldSlices:
         return self.shard_files[self.shards[clip]], offset
 
     def runs(
-        self, clips: NDArray[np.int64], numbers: NDArray[np.int64], rows: Sequence[Row]
-    ) -> list[Run]:
-        """What to read for some windows, at least one, in order of place.
+        self, clips: NDArray[np.int64], numbers: NDArray[np.int64], room: Room
+    ) -> Iterator[Run]:
+        """What to read for some windows, at least one, in the order given.
 
         Args:
             clips: Of each window, the number of its clip.
             numbers: Of each window, its number within the clip.
-            rows: Where each window's bytes are to go.
+            room: For as many.
         """
         shards = self.shards[clips]
         offsets = self.offsets[clips] + numbers * self.slice_bytes
-        order = np.lexsort((offsets, shards))
-        shards, offsets = shards[order], offsets[order]
         is_apart = (shards[1:] != shards[:-1]) | (offsets[1:] != offsets[:-1] + self.slice_bytes)
-        firsts = np.concatenate([[0], np.flatnonzero(is_apart) + 1])
-        names = [self.shard_files[shard] for shard in shards[firsts].tolist()]
-        sorted_rows = [rows[row] for row in order.tolist()]
-        bounds = pairwise([*firsts.tolist(), len(rows)])
-        grouped = [sorted_rows[first:stop] for first, stop in bounds]
-        return list(map(Run, names, offsets[firsts].tolist(), grouped))
+        if is_apart.all():  # as in a shuffled order, where this is called most
+            rooms = list(room)
+        else:
+            firsts = np.concatenate([[0], np.flatnonzero(is_apart) + 1])
+            bounds = pairwise([*firsts.tolist(), len(room)])
+            rooms = [room[first:stop] for first, stop in bounds]
+            shards, offsets = shards[firsts], offsets[firsts]
+        files = [self.shard_files[shard] for shard in shards.tolist()]
+        return zip(files, offsets.tolist(), rooms, strict=True)
 
-    def wrong(self, windows: NDArray[np.int64], rows: Sequence[Row]) -> NDArray[np.int64]:
+    def wrong(self, windows: NDArray[np.int64], room: Room) -> NDArray[np.int64]:
         """Which of some windows, in the order given, are not what was written."""
-        found = np.fromiter(map(google_crc32c.value, rows), np.uint32, len(rows))
+        found = np.fromiter(map(google_crc32c.value, room), np.uint32, len(room))
         return np.flatnonzero(found != self.crc32c[windows])
 
 

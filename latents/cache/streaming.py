@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -87,15 +88,10 @@ class StreamingWindows:
         taken = room_for(len(windows), self.shapes, out)
         if not len(windows):
             return taken
-        rows = [list(_as_bytes(taken[slices.field])) for slices in self._fields]
-        self._reads().read(
-            [
-                run
-                for slices, room in zip(self._fields, rows, strict=True)
-                for run in slices.runs(clips, numbers, room)
-            ]
-        )
-        for slices, room in zip(self._fields, rows, strict=True):
+        rooms = [_as_bytes(taken[slices.field]) for slices in self._fields]
+        runs = (f.runs(clips, numbers, room) for f, room in zip(self._fields, rooms, strict=True))
+        self._reads().read(chain.from_iterable(runs))
+        for slices, room in zip(self._fields, rooms, strict=True):
             wrong = slices.wrong(windows, room)
             if len(wrong):
                 raise self._damage(slices, int(clips[wrong[0]]), int(numbers[wrong[0]]))

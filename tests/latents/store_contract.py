@@ -341,12 +341,12 @@ class StoreTests:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The same without root."""
-        monkeypatch.setattr(Path, "open", lambda path, mode: FullFile(path))
+        monkeypatch.setattr(Path, "open", lambda path, mode, buffering: FullFile(path))
         self._require_nothing_left_by_a_full_disk(tmp_path)
 
     def _require_nothing_left_by_a_full_disk(self, root: Path) -> None:
         writer = self.open_shard(LocalStorage(root))
-        tensor = np.zeros((8, 8, 32, 32), np.float16)  # 128 KiB
+        tensor = np.zeros((8, 32, 64, 64), np.float16)  # 2 MiB
         with pytest.raises(CacheError, match=r"writing failed \(No space left on device\)"):
             writer.add("clip", {"kl.video": tensor})
         writer.discard()
