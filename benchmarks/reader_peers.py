@@ -155,7 +155,8 @@ def forget(folder: Path) -> None:
 
 
 def recall(folder: Path) -> None:
-    """Has the system keep all of a folder's files in memory, read from begin to end."""
+    """Has the system keep all of a folder's files in memory, read anew from begin to end."""
+    forget(folder)
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb", buffering=0) as file:

@@ -32,6 +32,8 @@ class FakeClip:
     key: ClipKey
     tensors: Mapping[str, NDArray[np.float16]]
     """``kl.video`` (8, 4, 2, 2) and ``kl.audio`` (5, 4, 2, 2), or of another level."""
+    loudness_dbfs: float = -20.0
+    """Of its sound, as its rows say."""
 
 
 def fake_clips(num_clips: int, *, seed: int = 0) -> list[FakeClip]:
@@ -189,7 +191,7 @@ def fake_latent_row(clip: FakeClip, field: str, recipe: Recipe, stored: StoredTe
         window_first_frame=grid.first_frame if by_window else None,
         num_windows=grid.num_windows if by_window else None,
         sample_rate=44100,
-        loudness_dbfs=-20.0,
+        loudness_dbfs=clip.loudness_dbfs,
         sound_first_frame=0,
         sound_stop_frame=NUM_FRAMES,
         device="cpu",

@@ -1,22 +1,25 @@
-"""``mmldm cache why`` and ``mmldm cache verify``."""
+"""``mmldm cache why`` and ``mmldm cache verify``, which takes a pack too."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from latents.errors import ConfigError, DamagedError
 from pipeline.cli_settings import (
     Commands,
+    add_making_options,
     add_settings_options,
     positive_integer,
     settings_on_record,
 )
 
 if TYPE_CHECKING:
+    from latents.cache.damage import Damage
     from latents.cache.layout import CacheLayout
     from pipeline.deep_verify import Recomputed
     from pipeline.why import FieldOrigin, Origin
@@ -37,17 +40,21 @@ def add_cache_verbs(verbs: Commands[argparse.ArgumentParser]) -> None:
     why.set_defaults(run=_why)
     verify = verbs.add_parser(
         "verify",
-        help="hash everything that the log names; exit 1 where damaged",
+        help="hash everything that the log names, or a pack; exit 1 where damaged",
         description="Hashes everything that the log names. With --deep some clips are also made "
-        "again from their sources and compared within the tolerance that was recorded.",
+        "again from their sources and compared within the tolerance that was recorded. Of a pack "
+        "all bytes are compared with their checksums; it takes no option but --json.",
     )
+    verified = verify.add_mutually_exclusive_group(required=True)
+    verified.add_argument("pack", nargs="?", metavar="PACK", help="a pack (*.safetensors)")
+    verified.add_argument("--cache", metavar="C", help="a folder, or a URL (s3://...)")
     verify.add_argument(
         "--deep", type=positive_integer, metavar="N", help="make N clips again and compare"
     )
     verify.add_argument(
         "--rebuild-checkpoints", action="store_true", help="write damaged or missing ones anew"
     )
-    add_settings_options(verify)
+    add_making_options(verify)
     verify.set_defaults(run=_verify)
 
 
@@ -99,6 +106,65 @@ def _field_lines(field: FieldOrigin) -> Iterator[str]:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from latents.cache.pack_format import SUFFIX
+
+    named: str = arguments.pack or arguments.cache
+    if named.endswith(SUFFIX):
+        return _verify_pack(named, arguments)
+    if arguments.pack:
+        raise ConfigError(f"{named} is no pack (*{SUFFIX}); of a cache say --cache {named}")
+    return _verify_cache(arguments)
+
+
+_OF_CACHES = {
+    "deep": "--deep",
+    "rebuild_checkpoints": "--rebuild-checkpoints",
+    "levels": "--levels",
+    "kl_vae": "--kl-vae",
+    "autoencoder": "--autoencoder",
+    "preset": "--preset",
+    "overrides": "--set",
+    "workers": "--workers",
+    "store": "--store",
+}
+"""Options by the attribute that they set: what verifying a pack has no use for."""
+
+
+def _verify_pack(path: str, arguments: argparse.Namespace) -> int:
+    from latents.cache.damage import damage_of
+    from latents.cache.pack_verify import verify_pack
+
+    given = {option: getattr(arguments, name) for name, option in _OF_CACHES.items()}
+    useless = [o for o, value in given.items() if value not in (None, []) and value is not False]
+    if useless:
+        raise ConfigError(
+            f"{path} is a pack, of which all bytes are compared with their checksums; "
+            f"{', '.join(useless)} can be said of a cache alone. Leave it out, or name a cache by "
+            "--cache"
+        )
+    try:
+        damaged = verify_pack(path)
+    except DamagedError as error:
+        damaged = [damage_of(error)]
+    if arguments.json:
+        _write(json.dumps({"damaged": [asdict(damage) for damage in damaged]}))
+    else:
+        for damage in damaged:
+            _write(_damage_line(damage))
+        _write(_verdict(path, damaged))
+    return 1 if damaged else 0
+
+
+def _damage_line(damage: Damage) -> str:
+    where = f" ({damage.field} of clip {damage.clip})" if damage.clip else ""
+    return f"{damage.path} at byte {damage.offset}{where}: {damage.problem}"
+
+
+def _verdict(verified: str, damaged: Sequence[Damage]) -> str:
+    return f"{len(damaged)} damaged" if damaged else f"{verified} is intact"
+
+
+def _verify_cache(arguments: argparse.Namespace) -> int:
     from latents.cache.layout import CacheLayout
     from latents.cache.open_storage import open_storage
     from latents.cache.verify import verify_cache
@@ -119,11 +185,10 @@ def _verify(arguments: argparse.Namespace) -> int:
     for note in notes:
         _write(note)
     for damage in damaged:
-        where = f" ({damage.field} of clip {damage.clip})" if damage.clip else ""
-        _write(f"{damage.path} at byte {damage.offset}{where}: {damage.problem}")
+        _write(_damage_line(damage))
     for one in different:
         _write(f"{one.field} of clip {one.clip} ({one.source}): {one.problem}")
-    _write(f"{len(damaged)} damaged" if damaged else f"{arguments.cache} is intact")
+    _write(_verdict(arguments.cache, damaged))
     if made:
         clips = len({one.clip for one in made})
         worst = max((one.distance for one in made if one.distance is not None), default=None)

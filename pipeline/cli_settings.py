@@ -25,6 +25,11 @@ Commands = argparse._SubParsersAction
 def add_settings_options(parser: argparse.ArgumentParser) -> None:
     """The cache, and what is to be made in it."""
     parser.add_argument("--cache", required=True, metavar="C", help="a folder, or a URL (s3://...)")
+    add_making_options(parser)
+
+
+def add_making_options(parser: argparse.ArgumentParser) -> None:
+    """What is to be made in a cache, and how it is told."""
     parser.add_argument(
         "--levels", type=_levels, help="of clip,kl,perceptual; default: what the cache has"
     )

@@ -30,6 +30,7 @@ from pipeline.segments import (
     report_progress,
     sound_span,
 )
+from pipeline.spans import Span
 
 SILENCE_SAMPLE_RATE = 16000
 """Hz, of the silence that stands for a missing audio stream."""
@@ -56,6 +57,8 @@ class SourceTask:
     """Segments encoded already: decoded past, not yielded."""
     fields: tuple[str, ...] = ()
     """What is to be made of each clip."""
+    span: Span | None = None
+    """The stretch of the file that is the source; None for all of it."""
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.scene is None):

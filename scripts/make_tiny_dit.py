@@ -87,7 +87,9 @@ def log_progress(progress: RunProgress) -> None:
 def export(trained: TrainedDiT, folder: Path) -> TrainedDiT:
     """Writes a folder of half the bytes; the model as it is read from there."""
     # Where the cache was is of no use to anybody else.
-    trained_on = replace(trained.trained_on, cache="scripts/make_tiny_autoencoder.py")
+    (cache,) = trained.trained_on.caches
+    named = replace(cache, cache="scripts/make_tiny_autoencoder.py")
+    trained_on = replace(trained.trained_on, caches=(named,))
     save_dit(folder, replace(trained, trained_on=trained_on), half=True)
     return load_dit(folder.absolute())
 

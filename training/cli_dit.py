@@ -1,9 +1,10 @@
-"""``mmldm train dit``: the diffusion transformer, from a perceptual level or a pack alone."""
+"""``mmldm train dit``: the diffusion transformer, from perceptual levels or packs alone."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -39,15 +40,26 @@ def add_dit(models: Commands[argparse.ArgumentParser]) -> None:
         "goes on from the bundled one.",
     )
     dit.add_argument(
-        "--cache", metavar="C", help="a folder, a URL (s3://...), or a pack (*.safetensors)"
+        "--cache",
+        action="append",
+        metavar="C[=WEIGHT]",
+        help="a folder, a URL (s3://...), or a pack (*.safetensors); may be repeated: windows of "
+        "weight 2 are seen twice as often as those of weight 1, the default",
     )
     dit.add_argument("--out", type=Path, metavar="D", help="the model's folder")
-    dit.add_argument("--ref", default="current", help="which snapshot to train on")
+    dit.add_argument(
+        "--ref",
+        action="append",
+        default=[],
+        help="which snapshot to train on (default: current): once for all caches, or once for "
+        "each in the same order",
+    )
     dit.add_argument(
         "--reading",
-        choices=("resident", "streaming"),
+        choices=("resident", "device", "streaming"),
         default="resident",
-        help="windows of a cache: all in memory, or read from their shards as they come",
+        help="windows: all in memory, all in the memory of --device, or read from their shards as "
+        "they come; it changes no result",
     )
     add_device_options(dit)
     add_run_options(dit, letter="D", presets="tiny, S, B, L, XL, or a .toml; then finetune")
@@ -76,24 +88,28 @@ def _train_dit(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, settings: DiTRunSettings) -> int:
+    from training.dit.chosen_caches import chosen_caches
     from training.dit.run import METRICS_FILE, train_dit
 
     with interruptible(arguments.out):
         trained = train_dit(
-            arguments.cache,
+            chosen_caches(arguments.cache, arguments.ref, is_path=os.path.exists),
             settings,
             out=arguments.out,
-            ref=arguments.ref,
             resume=arguments.resume,
             device=prepare_device(arguments),
             init=arguments.init,
             reading=arguments.reading,
             on_progress=DiTReporter(settings.optimisation.steps),
         )
+    num_silent = sum(cache.num_silent for cache in trained.trained_on.caches)
     if arguments.json:
         losses = _last_validation(arguments.out / METRICS_FILE)
-        _write(json.dumps({"out": str(arguments.out), "steps": trained.steps, "losses": losses}))
+        found = {"out": str(arguments.out), "steps": trained.steps, "losses": losses}
+        _write(json.dumps(found | ({"num_silent": num_silent} if num_silent else {})))
     else:
+        if num_silent:
+            _write(f"{num_silent} silent clips were left out (data.silent)")
         _write(f"{arguments.out}: trained for {trained.steps} steps")
     return 0
 

@@ -4,24 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latents.cache.order import TrainingOrder
 from latents.errors import ConfigError
+
+
+class WindowOrder(Protocol):
+    """The order in which training sees windows: a function of the position alone."""
+
+    @property
+    def num_windows(self) -> int:
+        """How many there are; they are numbered from 0."""
+
+    @property
+    def epoch_windows(self) -> int:
+        """Positions of an epoch."""
+
+    def at(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What each window's draws are keyed by, and the windows of some positions.
+
+        Args:
+            first: Position, 0 being the start.
+            count: How many.
+
+        Returns:
+            Epochs and windows. A pair of both comes once.
+        """
+
+    def identity(self) -> dict[str, int]:
+        """What tells this order from others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GlobalBatches:
-    """The batches of a training order, or one rank's part of each.
+    """The batches of an order of windows, or one rank's part of each.
 
     The global batch of step s is the order's positions [s * batch_size, (s + 1) * batch_size), so
     that what an epoch cannot fill goes on with the next. Each rank takes a part of it, side by
     side in order of rank.
     """
 
-    order: TrainingOrder
+    order: WindowOrder
     batch_size: int
     """Windows of a global batch, of all ranks together."""
     rank: int = 0
@@ -65,7 +91,10 @@ class GlobalBatches:
         wanted = self._identity()
         are_counts = all(isinstance(value, int) for value in state.values())
         if state.keys() != {"step", *wanted} or not are_counts or state["step"] < 0:
-            raise ConfigError(f"this is no position in training: {dict(state)}")
+            raise ConfigError(
+                f"this is no position in training: {dict(state)}; wanted counts of step, "
+                f"{', '.join(wanted)}"
+            )
         differences = [
             f"{name} was {state[name]} and is {here}"
             for name, here in wanted.items()
@@ -79,8 +108,4 @@ class GlobalBatches:
         return state["step"]
 
     def _identity(self) -> dict[str, int]:
-        return {
-            "seed": self.order.seed,
-            "num_windows": self.order.num_windows,
-            "batch_size": self.batch_size,
-        }
+        return {**self.order.identity(), "batch_size": self.batch_size}

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,13 +19,10 @@ _MAX_BYTES = 2**62
 """No file is so long; up to here, sums of a place and a length do not overflow."""
 
 
-Room = NDArray[np.uint8]
-"""(window, byte): where slices go that are to be read, or those that were."""
+Slice = tuple[str, int, NDArray[np.uint8], int]
+"""A window's bytes: the shard's file, where in it they begin, where they are to go, their CRC-32C.
 
-Run = tuple[str, int, Room]
-"""Slices that lie side by side in a shard: its file, the byte where they begin, where they go.
-
-A plain tuple: a batch has a hundred, and a window is read in ten microseconds."""
+A plain tuple, as a window is read in ten microseconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -56,33 +51,24 @@ class FieldSlices:
         offset = int(self.offsets[clip]) + number * self.slice_bytes
         return self.shard_files[self.shards[clip]], offset
 
-    def runs(
-        self, clips: NDArray[np.int64], numbers: NDArray[np.int64], room: Room
-    ) -> Iterator[Run]:
-        """What to read for some windows, at least one, in the order given.
+    def of_windows(
+        self,
+        windows: NDArray[np.int64],
+        clips: NDArray[np.int64],
+        numbers: NDArray[np.int64],
+        room: NDArray[np.uint8],
+    ) -> Iterator[Slice]:
+        """The slices of some windows, in the order given.
 
         Args:
+            windows: Their numbers.
             clips: Of each window, the number of its clip.
             numbers: Of each window, its number within the clip.
-            room: For as many.
+            room: (window, byte), where they are to go.
         """
-        shards = self.shards[clips]
+        files = [self.shard_files[shard] for shard in self.shards[clips].tolist()]
         offsets = self.offsets[clips] + numbers * self.slice_bytes
-        is_apart = (shards[1:] != shards[:-1]) | (offsets[1:] != offsets[:-1] + self.slice_bytes)
-        if is_apart.all():  # as in a shuffled order, where this is called most
-            rooms = list(room)
-        else:
-            firsts = np.concatenate([[0], np.flatnonzero(is_apart) + 1])
-            bounds = pairwise([*firsts.tolist(), len(room)])
-            rooms = [room[first:stop] for first, stop in bounds]
-            shards, offsets = shards[firsts], offsets[firsts]
-        files = [self.shard_files[shard] for shard in shards.tolist()]
-        return zip(files, offsets.tolist(), rooms, strict=True)
-
-    def wrong(self, windows: NDArray[np.int64], room: Room) -> NDArray[np.int64]:
-        """Which of some windows, in the order given, are not what was written."""
-        found = np.fromiter(map(google_crc32c.value, room), np.uint32, len(room))
-        return np.flatnonzero(found != self.crc32c[windows])
+        return zip(files, offsets.tolist(), room, self.crc32c[windows].tolist(), strict=True)
 
 
 def field_slices(field: str, rows: pa.Table, num_windows: NDArray[np.int64]) -> FieldSlices:

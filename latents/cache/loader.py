@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latents.cache.batches import GlobalBatches
-from latents.cache.windows import Windows
+from latents.cache.windows import NumberedWindows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -25,17 +25,17 @@ class Batch:
     """Of each window."""
     windows: NDArray[np.int64]
     """Their numbers."""
-    arrays: Mapping[str, NDArray[Any]]
-    """By field (window, ...), as they are stored."""
+    arrays: Mapping[str, Any]
+    """By field (window, ...), as they are stored: arrays, or tensors where the windows are."""
 
 
-def read_batch(windows: Windows, batches: GlobalBatches, step: int) -> Batch:
+def read_batch(windows: NumberedWindows, batches: GlobalBatches, step: int) -> Batch:
     """The batch of one step; raises as `Windows.take`."""
     epochs, numbers = batches.at(step)
     return Batch(step=step, epochs=epochs, windows=numbers, arrays=windows.take(numbers))
 
 
-def require_same_windows(windows: Windows, batches: GlobalBatches) -> None:
+def require_same_windows(windows: NumberedWindows, batches: GlobalBatches) -> None:
     """Raises `ValueError` where an order is not of these windows."""
     if batches.order.num_windows != windows.num_windows:
         raise ValueError(
@@ -63,7 +63,7 @@ class WindowLoader:
 
     def __init__(
         self,
-        windows: Windows,
+        windows: NumberedWindows,
         batches: GlobalBatches,
         *,
         first_step: int = 0,

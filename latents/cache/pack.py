@@ -24,7 +24,7 @@ from latents.cache.windows import WindowIndex, WindowShapes, gather
 from latents.durable import reason
 from latents.errors import CacheError, DamagedError
 from latents.fields import LEVELS, Level
-from latents.recipe import Recipe
+from latents.recipe import Recipe, open_sealed_json
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -147,6 +147,14 @@ class PackedWindows:
         found = (split_of(*one, validation_share=validation_share) for one in annotated)
         return self.where(np.array([one == split for one in found], bool))
 
+    def audible(self, *, from_dbfs: float) -> PackedWindows:
+        """The windows of those clips whose sound is not quieter, or of unknown loudness.
+
+        Args:
+            from_dbfs: Root mean square in dB of full scale; see `latents.cache.audible`.
+        """
+        return self.where(~(self._of_clips("clips.loudness_dbfs") < from_dbfs))
+
     def where(self, is_wanted: NDArray[np.bool_]) -> PackedWindows:
         """The windows of those clips for which this is true, in order."""
         return PackedWindows(self._pack, self._clips[is_wanted])
@@ -170,8 +178,9 @@ def open_pack(path: str | Path) -> PackedWindows:
     themselves are only mapped.
 
     Raises:
-        CacheError: There is no such file, or it is no whole pack of this version.
-        DamagedError: Its parts do not fit together, or a table is not as it was written.
+        CacheError: There is no such file, or it is no pack of this version.
+        DamagedError: It is not whole, its header or a table is not as it was written, or its
+            parts do not fit together.
     """
     pack = read_pack(Path(path))
     return PackedWindows(pack, np.arange(len(pack.tables["clips.key"])))
@@ -188,8 +197,8 @@ def read_pack(path: Path) -> OpenPack:
     except OSError as error:
         raise CacheError(f"{path} cannot be read ({reason(error)}); {_ADVICE}") from error
     except (SafetensorError, TypeError) as error:  # torch has types that numpy has not
-        raise CacheError(
-            f"{path} is no pack, or not a whole one (safetensors: {error}); {_ADVICE}"
+        raise DamagedError(
+            str(path), 0, f"it is no pack, or not a whole one (safetensors: {error}); {_ADVICE}"
         ) from error
     for tensor in tensors.values():
         tensor.flags.writeable = False
@@ -214,7 +223,13 @@ def _header(path: Path, metadata: Mapping[str, str]) -> PackHeader:
     if METADATA_KEY not in metadata:
         raise CacheError(f"{path} is a safetensors file but no pack; {_ADVICE}")
     try:
-        return PackHeader.from_json(metadata[METADATA_KEY])
+        record = open_sealed_json(metadata[METADATA_KEY].encode())
+    except ValueError as error:
+        raise DamagedError(
+            str(path), 0, f"its header is not as it was written: {error}; {_ADVICE}"
+        ) from error
+    try:
+        return PackHeader.from_record(record)
     except ValueError as error:
         raise CacheError(f"{path} is no pack that can be read: {error}; {_ADVICE}") from error
 

@@ -29,6 +29,7 @@ _SAFETENSORS_TYPES = {
 }
 
 CLIP_TABLES: Mapping[str, str] = {
+    "clips.loudness_dbfs": "float64",
     "clips.num_windows": "int32",
     "clips.start_frame": "int32",
     "clips.fps": "int32",

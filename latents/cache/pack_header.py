@@ -9,7 +9,6 @@ from typing import Any
 from latents.fields import LEVELS, Level
 from latents.recipe import (
     Recipe,
-    open_sealed_json,
     recipe_documents,
     recipes_from_documents,
     sealed_json,
@@ -58,13 +57,12 @@ class PackHeader:
         ).decode()
 
     @classmethod
-    def from_json(cls, text: str) -> PackHeader:
-        """Inverse of `to_json`.
+    def from_record(cls, found: Mapping[str, Any]) -> PackHeader:
+        """Inverse of `to_json`, of the object that was sealed.
 
         Raises:
-            ValueError: It is no header of a pack of this version, or not as it was written.
+            ValueError: It is no header of a pack of this version.
         """
-        found = open_sealed_json(text.encode())
         if (found.get("format"), found.get("version")) != (FORMAT, FORMAT_VERSION):
             raise ValueError(
                 f"it has format {found.get('format')!r}, version {found.get('version')!r}; this "

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from latents.cache.audible import loudness_of
 from latents.cache.field_slices import FieldSlices
 from latents.cache.pack_format import tables_of
 from latents.cache.reader import CachedLevel, ClipRows
@@ -31,6 +32,7 @@ def pack_tables(level: CachedLevel, fields: Sequence[FieldSlices]) -> Tables:
         CacheError: A clip has no sums, or of other channels; or a source's split is none.
     """
     rows = level.clips.rows_of(fields[0].field)
+    of_level = FIELDS[fields[0].field].level
     tables: dict[str, NDArray[Any]] = {
         f"clips.{name}": rows[name].to_numpy()
         for name in (
@@ -38,6 +40,7 @@ def pack_tables(level: CachedLevel, fields: Sequence[FieldSlices]) -> Tables:
             *("window_frames", "window_stride", "window_first_frame"),
         )
     }
+    tables["clips.loudness_dbfs"] = loudness_of(level.clips, level=of_level).to_numpy()
     keys = np.array([key.encode() for key in level.clips.clip_keys()])
     tables["clips.key"] = keys.view(np.uint8).reshape(len(keys), -1)
     sources: list[str] = level.clips.sources().to_pylist()
@@ -46,7 +49,7 @@ def pack_tables(level: CachedLevel, fields: Sequence[FieldSlices]) -> Tables:
     tables["clips.split"] = _splits(level, sources)
     for one in fields:
         tables |= _field_tables(one, level.clips)
-    dtypes = tables_of(FIELDS[fields[0].field].level)
+    dtypes = tables_of(of_level)
     return {
         name: tables[name].astype(np.dtype(dtype).newbyteorder("<"))
         for name, dtype in dtypes.items()

@@ -37,4 +37,6 @@ def clips_of_split(level: CachedLevel, split: Split, *, validation_share: float)
         source: split_of(source, annotated.get(source), validation_share=validation_share) == split
         for source in sources.unique().to_pylist()
     }
-    return level.clips.where(pa.array([is_wanted[source] for source in sources.to_pylist()]))
+    # The type is named, as it cannot be told where there are no clips.
+    wanted = pa.array([is_wanted[source] for source in sources.to_pylist()], pa.bool_())
+    return level.clips.where(wanted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -25,9 +24,9 @@ _MAX_OPEN = 256
 class StreamingWindows:
     """All windows of some clips of a level whose fields have a row for each window.
 
-    Windows are numbered clip after clip, in the order given. A window costs one read a field
-    (neighbours together take one), straight into the caller's array; every slice's CRC-32C is
-    checked. In memory are about 100 bytes a clip and 4 a window and field.
+    Windows are numbered clip after clip, in the order given. A window costs one read a field,
+    straight into the caller's array, and its CRC-32C is checked. In memory are about 100 bytes a
+    clip and 4 a window and field.
 
     Of a cache in a bucket, shards are fetched whole and kept on this machine. An order that goes
     everywhere fetches each once where there is room for all of them, and again and again where
@@ -88,13 +87,14 @@ class StreamingWindows:
         taken = room_for(len(windows), self.shapes, out)
         if not len(windows):
             return taken
-        rooms = [_as_bytes(taken[slices.field]) for slices in self._fields]
-        runs = (f.runs(clips, numbers, room) for f, room in zip(self._fields, rooms, strict=True))
-        self._reads().read(chain.from_iterable(runs))
-        for slices, room in zip(self._fields, rooms, strict=True):
-            wrong = slices.wrong(windows, room)
-            if len(wrong):
-                raise self._damage(slices, int(clips[wrong[0]]), int(numbers[wrong[0]]))
+        wrong = self._reads().read(
+            one
+            for slices in self._fields
+            for one in slices.of_windows(windows, clips, numbers, _as_bytes(taken[slices.field]))
+        )
+        if wrong:
+            field, window = divmod(wrong[0], len(windows))
+            raise self._damage(self._fields[field], int(clips[window]), int(numbers[window]))
         return taken
 
     def place(self, window: int) -> tuple[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,20 +12,38 @@ WindowShapes = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 """By field, shape and type of one window."""
 
 
-class Windows(Protocol):
-    """Windows of a level, numbered clip after clip; what training reads."""
+class NumberedWindows(Protocol):
+    """Windows of a level, numbered clip after clip, wherever they are; what training reads."""
 
     @property
     def index(self) -> WindowIndex:
         """Which clip a window belongs to."""
 
     @property
-    def shapes(self) -> WindowShapes:
-        """Of one window."""
-
-    @property
     def num_windows(self) -> int:
         """How many there are."""
+
+    def take(self, windows: NDArray[np.int64]) -> Mapping[str, Any]:
+        """Windows by number: for each field (window, ...), arrays or tensors of the caller's own.
+
+        Args:
+            windows: Numbers, in any order, the same one as often as wanted.
+
+        Raises:
+            IndexError: There is no such window.
+            DamagedError: The bytes are not what was written.
+        """
+
+    def place(self, window: int) -> tuple[str, int]:
+        """The clip's key of a window, and the window's number within it."""
+
+
+class Windows(NumberedWindows, Protocol):
+    """Windows that are given as arrays."""
+
+    @property
+    def shapes(self) -> WindowShapes:
+        """Of one window."""
 
     def take(
         self, windows: NDArray[np.int64], *, out: Mapping[str, NDArray[Any]] | None = None
@@ -41,9 +59,6 @@ class Windows(Protocol):
             ValueError: An array to fill has another shape or type, or is not contiguous.
             DamagedError: The bytes are not what was written.
         """
-
-    def place(self, window: int) -> tuple[str, int]:
-        """The clip's key of a window, and the window's number within it."""
 
 
 class WindowIndex:
@@ -87,6 +102,17 @@ class WindowIndex:
         """The clip's key of a window, and the window's number within it."""
         clips, numbers = self.find(np.array([window], np.int64))
         return self.clip(int(clips[0])), int(numbers[0])
+
+    @property
+    def clips(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
+        """Of each clip, key and number of windows, as they were given."""
+        return self._keys, np.diff(self._firsts)
+
+
+def joined_index(indexes: Sequence[WindowIndex]) -> WindowIndex:
+    """The index of windows that are numbered one index after the other."""
+    keys, counts = zip(*(one.clips for one in indexes), strict=True)
+    return WindowIndex(np.concatenate(keys), np.concatenate(counts))
 
 
 def gather(

@@ -62,33 +62,20 @@ def test_a_hundred_thousand_clips_take_no_time_and_little_memory(row: LatentRow)
     np.testing.assert_array_equal(slices.crc32c, np.arange(2_200_000))
 
 
-def test_windows_that_lie_side_by_side_are_one_run(row: LatentRow) -> None:
+def test_slices_of_windows_say_where_they_lie_and_what_their_checksum_is(row: LatentRow) -> None:
     slices = field_slices(VIDEO, many_rows(row, 600, 5), np.full(600, 5))
-    clips, numbers = np.array([0, 0, 599, 0, 1, 0]), np.array([1, 2, 0, 4, 0, 4])
-    room = np.arange(6, dtype=np.uint8)[:, None]
+    windows, room = np.array([1, 2_997, 4, 1]), np.arange(4, dtype=np.uint8)[:, None]
 
-    runs = slices.runs(clips, numbers, room)
+    found = slices.of_windows(windows, windows // 5, windows % 5, room)
 
     size = slices.slice_bytes
     first, second = slices.shard_files
-    assert [(shard, offset, into[:, 0].tolist()) for shard, offset, into in runs] == [
-        (first, size, [0, 1]),
-        (second, 599 * 10**6, [2]),
-        (first, 4 * size, [3]),
-        (first, 10**6, [4]),
-        (first, 4 * size, [5]),
+    assert [(file, offset, into[0], crc32c) for file, offset, into, crc32c in found] == [
+        (first, size, 0, 1),
+        (second, 599 * 10**6 + 2 * size, 1, 2_997),
+        (first, 4 * size, 2, 4),
+        (first, size, 3, 1),
     ]
-
-
-def test_neighbours_across_two_shards_are_two_runs(row: LatentRow) -> None:
-    rows = table_of(
-        replace(row, offset=0, shard="0" * 64 + ".tar"),
-        replace(row, offset=5 * 128, shard="1" * 64 + ".tar"),
-    )
-    slices = field_slices(VIDEO, rows, np.array([5, 5]))
-    assert slices.slice_bytes == 128
-    runs = slices.runs(np.array([0, 1]), np.array([4, 0]), np.zeros((2, 1), np.uint8))
-    assert len(list(runs)) == 2
 
 
 @pytest.mark.parametrize(

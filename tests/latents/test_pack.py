@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from latents.cache import pack_header, pack_writer
+from latents.cache.audible import audible_clips
 from latents.cache.batches import GlobalBatches
 from latents.cache.inspect import summarise_level
 from latents.cache.log import CommitLog
@@ -25,7 +29,7 @@ from latents.cache.pack import PackedWindows, open_pack, read_pack
 from latents.cache.pack_format import PackedTensor, head_of, lay_out
 from latents.cache.pack_verify import verify_pack
 from latents.cache.pack_writer import VALIDATION_SHARE, write_pack
-from latents.cache.reader import CachedLevel, open_cache
+from latents.cache.reader import CachedLevel, ClipRows, open_cache
 from latents.cache.refs import Ref, read_recipe, require_ref, write_ref
 from latents.cache.resident import ResidentWindows
 from latents.cache.rows import AnnotationRow, rows_to_table
@@ -181,6 +185,48 @@ def test_splits_are_those_of_the_cache(split: str, level: CachedLevel, pack: Pac
     np.testing.assert_array_equal(found.take(windows)[AUDIO], resident.take(windows)[AUDIO])
 
 
+def with_loudness(level: CachedLevel, loudness: Sequence[float | None]) -> CachedLevel:
+    """The same clips, as loud as this."""
+    rows = {field: level.clips.rows_of(field) for field in level.recipes}
+    said = pa.array(loudness, pa.float64())
+    column = rows[AUDIO].schema.get_field_index("loudness_dbfs")
+    rows[AUDIO] = rows[AUDIO].set_column(column, "loudness_dbfs", said)
+    level.clips = ClipRows(rows)
+    return level
+
+
+def test_audible_clips_are_those_of_the_cache(tmp_path: Path) -> None:
+    loudness = [-20.0, -120.0, None, -80.0, -80.0000001, -60.0, -90.0, None, -79.9]
+    level = with_loudness(annotated_level(tmp_path / "cache"), loudness)
+    path = write_pack(level, tmp_path / "p.safetensors", ref="current").path
+    wanted = audible_clips(level.clips, level="perceptual", from_dbfs=-80.0)
+    resident = ResidentWindows(level, wanted)
+
+    found = open_pack(path).audible(from_dbfs=-80.0)
+
+    assert found.clip_keys() == wanted.clip_keys()
+    assert (found.num_clips, found.num_windows) == (6, resident.num_windows)
+    windows = np.arange(found.num_windows)
+    np.testing.assert_array_equal(found.take(windows)[AUDIO], resident.take(windows)[AUDIO])
+    assert whitening_of(found.sums(AUDIO)) == whitening_of(one.rows[AUDIO] for one in wanted)
+
+
+def test_all_clips_of_a_pack_are_kept_from_minus_infinity_on(pack: PackedWindows) -> None:
+    assert pack.audible(from_dbfs=-math.inf).clip_keys() == pack.clip_keys()
+    assert pack.audible(from_dbfs=-19.9).num_windows == 0
+
+
+def test_audible_clips_of_a_split_are_the_split_of_audible_clips(tmp_path: Path) -> None:
+    level = with_loudness(annotated_level(tmp_path / "cache"), [-120.0, -20.0, -20.0] * 3)
+    pack = open_pack(write_pack(level, tmp_path / "p.safetensors", ref="current").path)
+    ways = (
+        pack.audible(from_dbfs=-80.0).of_split("train", validation_share=0.4),
+        pack.of_split("train", validation_share=0.4).audible(from_dbfs=-80.0),
+    )
+    assert ways[0].clip_keys() == ways[1].clip_keys()
+    assert 0 < ways[0].num_clips < pack.of_split("train", validation_share=0.4).num_clips
+
+
 def test_equal_snapshots_give_equal_bytes(path: Path, tmp_path: Path) -> None:
     other_store = annotated_level(tmp_path / "cache", store="zarr")
     other = annotated_level(tmp_path / "other", seed=1)
@@ -203,7 +249,7 @@ def test_stock_safetensors_reads_all_of_it(path: Path, pack: PackedWindows) -> N
 
 def test_fields_and_tables_are_aligned(path: Path) -> None:
     begins = {name: first for name, (first, _) in offsets(path).items()}
-    assert [begins[name] % 64 for name in (VIDEO, AUDIO, f"{VIDEO}.mean_sum")] == [0, 0, 0]
+    assert [begins[name] % 64 for name in (VIDEO, AUDIO, "clips.loudness_dbfs")] == [0, 0, 0]
     with safe_open(path, framework="np") as file:
         items = {name: file.get_tensor(name).itemsize for name in begins}
     assert [name for name, first in begins.items() if first % items[name]] == []
@@ -337,6 +383,32 @@ def test_a_damaged_window_is_named(path: Path, tmp_path: Path, pack: PackedWindo
     clip, number = pack.place(7)
     assert (damage.clip, damage.field, damage.offset) == (clip, VIDEO, begin)
     assert damage.problem == f"{VIDEO} of clip {clip}, slice {number}, fails its CRC-32C"
+
+
+def test_padding_that_is_not_zero_is_named(path: Path, tmp_path: Path) -> None:
+    begins = {name: first for name, (first, _) in offsets(path).items()}
+    padding = next(name for name in begins if name.startswith("padding."))
+    (damage,) = verify_pack(flipped(path, tmp_path, begins[padding] + 1))
+    assert (damage.offset, damage.problem) == (begins[padding], f"{padding} is not all zeros")
+
+
+def test_a_name_that_no_reader_asks_for_counts_too(path: Path, tmp_path: Path) -> None:
+    named = path.read_bytes().index(b"padding.")
+    (damage,) = verify_pack(flipped(path, tmp_path, named))
+    assert (damage.offset, damage.problem) == (0, "its header is not as it was written")
+
+
+def is_told(path: Path) -> bool:
+    """Whether verification tells of damage, in whichever way."""
+    try:
+        return bool(verify_pack(path))
+    except CacheError:
+        return True
+
+
+def test_no_byte_of_a_pack_goes_unverified(path: Path, tmp_path: Path) -> None:
+    bytes_ = np.random.default_rng(0).choice(path.stat().st_size, size=500, replace=False)
+    assert [byte for byte in bytes_.tolist() if not is_told(flipped(path, tmp_path, byte))] == []
 
 
 def test_what_reads_back_differently_gets_no_name(

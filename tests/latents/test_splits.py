@@ -65,6 +65,15 @@ def test_clips_of_a_level_go_where_their_source_goes(tmp_path: Path) -> None:
     assert found["train"] == sorted(str(clip.key) for clip in clips[2:])
 
 
+def test_a_level_without_clips_has_none_of_any_split(tmp_path: Path) -> None:
+    layout = make_cache(tmp_path, clips=[], recipes=perceptual_recipes())
+    recipes = {field: recipe.digest for field, recipe in perceptual_recipes().items()}
+    write_ref(layout, "current", Ref(commit=-1, recipes=recipes))
+    level = open_cache(layout.url, level="perceptual")
+
+    assert [len(clips_of_split(level, split, validation_share=0.1)) for split in SPLITS] == [0] * 3
+
+
 def move_ref_to_head(layout: CacheLayout) -> None:
     recipes = require_ref(layout, "current").recipes
     write_ref(layout, "current", Ref(commit=CommitLog(layout).head(), recipes=recipes))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +16,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from latents.cache.pack import open_pack
+from latents.cache.pack_writer import write_pack
+from latents.cache.reader import CachedLevel, open_cache
 from latents.cache.rows import LatentRow
 from latents.posterior import posterior_mode
 from latents.store.protocol import StoredTensor
-from latents.testing import FakeClip, fake_clips, fake_latent_row, fake_recipes
+from latents.testing import (
+    FakeClip,
+    fake_clips,
+    fake_latent_row,
+    fake_recipes,
+    make_cache,
+    perceptual_clips,
+    perceptual_recipes,
+)
 from latents.whitening import ModeSums, Whitening, mode_sums, whitening_of
 
 RECIPE = fake_recipes()["kl.video"]
@@ -70,6 +85,56 @@ def test_the_order_of_rows_changes_no_bit(order: list[int]) -> None:
     rows = [_sums(str(i), m.tolist(), (m**2 + 1).tolist()) for i, m in enumerate(means)]
 
     assert whitening_of([rows[index] for index in order]) == whitening_of(rows)
+
+
+CLIPS = perceptual_clips(12)
+
+
+def cache_of(root: Path, clips: Sequence[FakeClip], **how: Any) -> CachedLevel:
+    layout = make_cache(root, clips=clips, recipes=perceptual_recipes(), **how)
+    return open_cache(layout.url, level="perceptual")
+
+
+def whitenings_of(*levels: CachedLevel) -> dict[str, Whitening]:
+    """Of both fields, over the rows of one cache after the other."""
+    return {
+        field: whitening_of(clip.rows[field] for clip in chain(*levels))
+        for field in perceptual_recipes()
+    }
+
+
+@pytest.fixture(scope="module")
+def level(tmp_path_factory: pytest.TempPathFactory) -> CachedLevel:
+    """Twelve clips, two in each commit and shard."""
+    return cache_of(tmp_path_factory.mktemp("cache"), CLIPS)
+
+
+@pytest.mark.parametrize(
+    "how", [{"clips_per_commit": 5}, {"clips_per_commit": 12}, {"store": "zarr"}], ids=str
+)
+def test_how_clips_were_committed_and_stored_changes_no_bit(
+    how: dict[str, Any], level: CachedLevel, tmp_path: Path
+) -> None:
+    other = cache_of(tmp_path, CLIPS[::-1], **how)
+
+    assert whitenings_of(other) == whitenings_of(level)
+
+
+@pytest.mark.parametrize("first", [CLIPS[:7], CLIPS[::2]], ids=["the first", "every other"])
+def test_rows_of_several_caches_whiten_as_those_of_one(
+    first: list[FakeClip], level: CachedLevel, tmp_path: Path
+) -> None:
+    keys = {clip.key for clip in first}
+    one = cache_of(tmp_path / "one", first, clips_per_commit=12)
+    other = cache_of(tmp_path / "other", [clip for clip in CLIPS if clip.key not in keys])
+
+    assert whitenings_of(one, other) == whitenings_of(other, one) == whitenings_of(level)
+
+
+def test_a_pack_whitens_as_its_cache(level: CachedLevel, tmp_path: Path) -> None:
+    pack = open_pack(write_pack(level, tmp_path / "p.safetensors", ref="current").path)
+
+    assert {one: whitening_of(pack.sums(one)) for one in pack.shapes} == whitenings_of(level)
 
 
 def test_a_mean_far_above_the_spread_costs_no_digits() -> None:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from latents.cache.windows import Windows
+from latents.cache.windows import NumberedWindows
 from latents.posterior import Draw, posterior_draw, posterior_mode
 from latents.whitening import Whitening
 from training.diffusion.keyed_draws import Key, keyed_noise
@@ -42,12 +41,12 @@ class PairWhitening:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowBatches:
-    """Windows as whitened latents, float32.
+    """Windows as whitened latents, float32, where the windows are.
 
     What is drawn from a posterior is keyed by (seed, key), the same at any batch size.
     """
 
-    windows: Windows
+    windows: NumberedWindows
     whitening: PairWhitening
     draw: Draw
     seed: int
@@ -66,20 +65,18 @@ class WindowBatches:
         """
         return self.of_arrays(self.windows.take(windows), keys=keys)
 
-    def of_arrays(self, arrays: Mapping[str, NDArray[Any]], *, keys: Sequence[Key]) -> Latents:
+    def of_arrays(self, arrays: Mapping[str, Any], *, keys: Sequence[Key]) -> Latents:
         """The latents of windows that have been read.
 
         Args:
-            arrays: Moments by field (window, ...).
+            arrays: Moments by field (window, ...), arrays or tensors.
             keys: What each one's draw is keyed by.
         """
-        moments = Latents(video=_tensor(arrays[VIDEO]), audio=_tensor(arrays[AUDIO]))
+        moments = Latents(
+            video=torch.as_tensor(arrays[VIDEO]), audio=torch.as_tensor(arrays[AUDIO])
+        )
         latents = moments.map(posterior_mode)
         if self.draw == "sample":
             noise = keyed_noise(latents.shapes, seed=self.seed, stream="posterior", keys=keys)
-            latents = moments.map(posterior_draw, noise)
+            latents = moments.map(posterior_draw, noise.to(moments.video.device))
         return self.whitening.whiten(latents)
-
-
-def _tensor(array: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(array)

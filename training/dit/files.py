@@ -32,24 +32,36 @@ CONFIG_FILE, MODEL_FILE = "config.json", "model.safetensors"
 MEASURED_FILE = "measured.json"
 """Of the bundled one: its losses on scenes that it was not trained on."""
 FORMAT = "mmldm dit"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedCache:
+    """A snapshot that a model was trained on."""
+
+    cache: str
+    """Where the cache was."""
+    commit: int
+    weight: float = 1.0
+    """How often its windows were seen, beside those of a cache of weight 1."""
+    num_silent: int = 0
+    """Clips of all its splits that were left out for their silence."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedOn:
     """The latents that a model was trained on; it samples such as these, and no others."""
 
-    cache: str
-    """Where the cache was."""
-    commit: int
+    caches: tuple[TrainedCache, ...]
+    """In the order in which their windows were numbered."""
     recipes: Mapping[str, Recipe]
-    """Of both fields of the perceptual level, with all they are made from."""
+    """Of both fields of the perceptual level, with all they are made from; the same in all."""
 
-    def pinned(self) -> dict[str, Any]:
-        """What a resumed run must find again, as JSON."""
-        digests = {field: recipe.digest for field, recipe in self.recipes.items()}
-        return {"commit": self.commit, "recipes": digests}
+    @property
+    def recipe_digests(self) -> dict[str, str]:
+        """By field."""
+        return {field: recipe.digest for field, recipe in self.recipes.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +126,7 @@ def save_dit(folder: Path, trained: TrainedDiT, *, half: bool = False) -> None:
 
 
 def _config(trained: TrainedDiT, *, dtype: str) -> dict[str, Any]:
-    recipes = trained.trained_on.recipes
+    trained_on = trained.trained_on
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -128,11 +140,10 @@ def _config(trained: TrainedDiT, *, dtype: str) -> dict[str, Any]:
             "audio": trained.whitening.audio.to_record(),
         },
         "trained_on": {
-            "cache": trained.trained_on.cache,
-            "commit": trained.trained_on.commit,
-            "recipes": {field: recipe.digest for field, recipe in recipes.items()},
+            "caches": [asdict(cache) for cache in trained_on.caches],
+            "recipes": trained_on.recipe_digests,
         },
-        "recipes": recipe_documents(recipes.values()),
+        "recipes": recipe_documents(trained_on.recipes.values()),
     }
 
 
@@ -186,8 +197,10 @@ def _begun_from(record: Any) -> BegunFrom | None:
 def _trained_on(config: Mapping[str, Any]) -> TrainedOn:
     found = config["trained_on"]
     return TrainedOn(
-        cache=str(found["cache"]),
-        commit=int(found["commit"]),
+        caches=tuple(
+            build_dataclass(TrainedCache, cache, path="trained_on.caches.")
+            for cache in found["caches"]
+        ),
         recipes=recipes_from_documents(found["recipes"], config["recipes"]),
     )
 

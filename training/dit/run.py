@@ -1,29 +1,32 @@
-"""A whole training run of a DiT: from a cache or a pack to a folder that samples."""
+"""A whole training run of a DiT: from caches or packs to a folder that samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from latents.cache.source_split import Split
+from latents.cache.batches import WindowOrder
+from latents.cache.device_windows import DeviceWindows
+from latents.cache.windows import NumberedWindows
 from latents.errors import CacheError, ConfigError
 from latents.recipe import sha256_hex
 from training.dit.batches import PairWhitening, WindowBatches
+from training.dit.chosen_caches import ChosenCache
 from training.dit.files import (
     BegunFrom,
     TrainedDiT,
-    TrainedOn,
     dit_files,
     load_dit,
     save_dit,
 )
+from training.dit.mixed_source import open_sources
 from training.dit.model import DiT
 from training.dit.settings import DiTRunSettings
-from training.dit.source import Reading, TrainingSource, open_source, pair_whitening
+from training.dit.source import Reading, TrainingSource, pair_whitening, why_no_window
 from training.dit.train import DiTTrainer, TrainProgress, schedule_of
 from training.dit.validation import Validation, Validator
 from training.metrics import MetricsFile, StepRate, is_noted
@@ -43,37 +46,40 @@ class RunProgress:
 
 
 def train_dit(
-    cache: str | Path,
+    cache: str | Path | Sequence[ChosenCache],
     settings: DiTRunSettings,
     *,
     out: Path,
-    ref: str,
+    ref: str = "current",
     resume: bool,
     device: str,
     on_progress: Callable[[RunProgress], None],
     init: str | Path | None = None,
     reading: Reading = "resident",
 ) -> TrainedDiT:
-    """Trains a DiT on the perceptual level of a cache, or a pack, and writes it to ``out``.
+    """Trains a DiT on the perceptual level of a cache, or of several, and writes it to ``out``.
 
     Args:
-        cache: Folder or URL, or the file of a pack.
+        cache: Folder or URL, or the file of a pack; or several, each with its ref and weight.
         settings: How.
         out: The folder of the model, with its checkpoint and metrics.
-        ref: Which snapshot; a resumed run must find the same commit and recipes.
+        ref: Which snapshot of a cache that is named alone. A resumed run must find the same
+            commits, weights and recipes.
         resume: Go on from the checkpoint.
         device: Where to train.
         on_progress: Told after each step.
         init: A trained DiT to start from, of the same architecture: ``tiny`` for the bundled one,
             or a folder.
-        reading: How windows of a cache are read; it changes no bit.
+        reading: How windows are read. On the CPU it changes no bit; of windows on an accelerator,
+            posteriors are drawn and whitened there.
 
     Returns:
         The average model, as it was saved.
 
     Raises:
         CacheError: The cache has no such level or ref, or no windows to train on.
-        ConfigError: There is a run in ``out`` already, or it began with other settings.
+        ConfigError: There is a run in ``out`` already, or it began with other settings; or the
+            caches do not go together, see `training.dit.mixed_source.MixedSource`.
         ModelError: The checkpoint, or the model to start from, cannot be used.
     """
     checkpoint = out / CHECKPOINT
@@ -81,18 +87,25 @@ def train_dit(
         raise ConfigError(
             f"{out} holds a run already; go on with it by --resume, or name another --out"
         )
-    share = settings.data.validation_share
-    source = open_source(cache, ref=ref, validation_share=share, reading=reading)
+    source = open_sources(
+        _chosen(cache, ref),
+        validation_share=settings.data.validation_share,
+        reading=reading,
+        audible_from_dbfs=settings.data.audible_from_dbfs,
+    )
     _require_windows(source)
     whitening = pair_whitening(source)
     begun_from = load_dit(init) if init is not None else None
     model = _first_model(settings, begun_from, name=str(init)).to(device)
-    trainer = DiTTrainer(model, settings, pinned=_pinned(source.trained_on, whitening))
+    trainer = DiTTrainer(model, settings, pinned=_pinned(source, whitening))
     if checkpoint.exists():
         trainer.restore(checkpoint)
     validator = _validator(source, settings, whitening, device)
-    batches = _batches(source, "train", settings, whitening)
-    _Run(trainer, validator, out, on_progress).train(batches)
+    windows = source.windows("train")
+    placed = DeviceWindows(windows, device) if reading == "device" else windows
+    batches = _batches(placed, settings, whitening)
+    order = source.order(settings.optimisation.seed)
+    _Run(trainer, validator, out, on_progress).train(batches, order)
     trainer.average.copy_to(trainer.model)
     trained = TrainedDiT(
         model=trainer.model.eval(),
@@ -120,10 +133,10 @@ class _Run:
         self._metrics, self._rate = MetricsFile(out / METRICS_FILE), StepRate(trainer.step)
         self._on_progress = on_progress
 
-    def train(self, batches: WindowBatches) -> None:
+    def train(self, batches: WindowBatches, order: WindowOrder) -> None:
         """Trains to the end."""
         self._metrics.forget_after(self._trainer.step)
-        self._trainer.train(batches, on_step=self._after)
+        self._trainer.train(batches, order, on_step=self._after)
 
     def _after(self, train: TrainProgress) -> None:
         settings = self._trainer.settings
@@ -155,19 +168,27 @@ class _Run:
         self._metrics.note(line)
 
 
+def _chosen(cache: str | Path | Sequence[ChosenCache], ref: str) -> Sequence[ChosenCache]:
+    if isinstance(cache, str | Path):
+        return [ChosenCache(cache=cache, ref=ref)]
+    if ref != "current":
+        raise ValueError(f"ref is {ref!r}, but each of several caches names its own")
+    return cache
+
+
 def _require_windows(source: TrainingSource) -> None:
     if not source.num_windows("train"):
         raise CacheError(
-            f"{source.trained_on.cache} has no window to train on: its {source.num_clips} clips "
-            "are all held out, or there are none. Ingest more, or lower data.validation_share"
+            f"{source.trained_on.caches[0].cache} has no window to train on: "
+            f"{why_no_window(source)}"
         )
 
 
 def _batches(
-    source: TrainingSource, split: Split, settings: DiTRunSettings, whitening: PairWhitening
+    windows: NumberedWindows, settings: DiTRunSettings, whitening: PairWhitening
 ) -> WindowBatches:
     return WindowBatches(
-        windows=source.windows(split),
+        windows=windows,
         whitening=whitening,
         draw=settings.data.draw,
         seed=settings.optimisation.seed,
@@ -179,7 +200,7 @@ def _validator(
 ) -> Validator | None:
     if not source.num_windows("validation"):
         return None
-    batches = _batches(source, "validation", settings, whitening)
+    batches = _batches(source.windows("validation"), settings, whitening)
     return Validator(batches, schedule_of(settings).to(device), settings.validation, device=device)
 
 
@@ -201,9 +222,9 @@ def _record_of(trained: TrainedDiT, *, name: str) -> BegunFrom:
     return BegunFrom(name=name, steps=trained.steps, weights=weights)
 
 
-def _pinned(trained_on: TrainedOn, whitening: PairWhitening) -> dict[str, Any]:
+def _pinned(source: TrainingSource, whitening: PairWhitening) -> dict[str, Any]:
     return {
-        **trained_on.pinned(),
+        **source.pinned(),
         "whitening": {
             "video": whitening.video.to_record(),
             "audio": whitening.audio.to_record(),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from latents.posterior import Draw
 from training.diffusion.objective import LossWeighting
@@ -19,10 +21,26 @@ class DataSettings:
     """What is read of a posterior: its mean, as the paper's code does, or a draw."""
     validation_share: float = 0.1
     """Share of the sources that is held out, where people named no split."""
+    silent: Literal["keep", "skip"] = "keep"
+    """Clips without audible sound are used all the same, or neither trained on, nor validated on,
+    nor whitened by."""
+    silent_below_dbfs: int = -80
+    """Root mean square, in dB of full scale, under which a clip counts as silent."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"validation_share is {self.validation_share}; it must lie in [0, 1)")
+        if self.silent not in ("keep", "skip"):
+            raise ValueError(f"data.silent is {self.silent!r}; it must be 'keep' or 'skip'")
+        if not -120 <= self.silent_below_dbfs <= 0:
+            raise ValueError(
+                f"data.silent_below_dbfs is {self.silent_below_dbfs}; it must be between -120 and 0"
+            )
+
+    @property
+    def audible_from_dbfs(self) -> float:
+        """Loudness from which clips are used; minus infinity where silent ones are kept."""
+        return self.silent_below_dbfs if self.silent == "skip" else -math.inf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

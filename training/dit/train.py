@@ -1,4 +1,4 @@
-"""Training the diffusion transformer on windows of a cache or a pack.
+"""Training the diffusion transformer on windows of caches and packs.
 
 A step is a function of the weights, the optimiser and the step's number: which windows, their
 timesteps, noise and tasks are keyed by (seed, epoch, window). A run that was stopped and resumed on
@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from latents.cache.batches import GlobalBatches
+from latents.cache.batches import GlobalBatches, WindowOrder
 from latents.cache.loader import Batch, WindowLoader
-from latents.cache.order import TrainingOrder
 from training.diffusion.keyed_draws import Key, keyed_noise, keyed_timesteps
 from training.diffusion.objective import NoiseLoss, noise_loss
 from training.diffusion.schedule import NoiseSchedule, linear_schedule
@@ -33,7 +32,7 @@ class TrainProgress:
     step: int
     """Steps done."""
     epoch: float
-    """Windows seen, in epochs."""
+    """Windows seen, in epochs of the order."""
     video_loss: float
     audio_loss: float
     grad_norm: float
@@ -66,15 +65,21 @@ class DiTTrainer:
         """Of the weights; what is kept in the end."""
         return self._weights.average
 
-    def train(self, batches: WindowBatches, *, on_step: Callable[[TrainProgress], None]) -> None:
+    def train(
+        self,
+        batches: WindowBatches,
+        order: WindowOrder,
+        *,
+        on_step: Callable[[TrainProgress], None],
+    ) -> None:
         """Trains from the present step to the last one.
 
         Args:
             batches: The windows to train on.
+            order: Of these windows, keyed by the seed of the settings.
             on_step: Called after each step.
         """
-        optimisation, num_windows = self.settings.optimisation, batches.windows.num_windows
-        order = TrainingOrder(num_windows=num_windows, seed=optimisation.seed)
+        optimisation = self.settings.optimisation
         wanted = GlobalBatches(order=order, batch_size=optimisation.batch_size)
         with WindowLoader(
             batches.windows, wanted, first_step=self.step, stop_step=optimisation.steps
@@ -84,7 +89,7 @@ class DiTTrainer:
                 on_step(
                     TrainProgress(
                         step=self.step,
-                        epoch=self.step * optimisation.batch_size / num_windows,
+                        epoch=self.step * optimisation.batch_size / order.epoch_windows,
                         video_loss=loss.video.mean().item(),
                         audio_loss=loss.audio.mean().item(),
                         grad_norm=moved.grad_norm,

@@ -119,7 +119,7 @@ def make_dit(folder: Path, recipes: Mapping[str, Recipe]) -> None:
         model=model,
         diffusion=DiffusionSettings(),
         whitening=PairWhitening(video=plain, audio=plain),
-        trained_on=TrainedOn(cache="", commit=0, recipes=recipes),
+        trained_on=TrainedOn(caches=(), recipes=recipes),
         steps=0,
     )
     save_dit(folder, trained)

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 import mmldm
+from latents.errors import ConfigError
 from tests.training.dit.small_runs import small_cache
 from tests.training.dit.small_settings import MODEL
+from training.dit.chosen_caches import ChosenCache, chosen_caches
+from training.dit.files import load_dit
 
 PRESET = """
 [model]
@@ -91,3 +94,69 @@ def test_a_cache_without_the_perceptual_level_is_refused(
 
     assert mmldm.main([*arguments, "--preset", preset]) == 1
     assert "has no perceptual.video" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("written", "cache", "weight"),
+    [
+        ("cache", "cache", 1.0),
+        ("cache=2", "cache", 2.0),
+        ("p.safetensors=0.5", "p.safetensors", 0.5),
+        ("cache=1e-1", "cache", 0.1),
+        ("cache=.5", "cache", 0.5),
+        ("s3://bucket/cache?region=eu", "s3://bucket/cache?region=eu", 1.0),
+        ("s3://bucket/cache?region=eu=3.", "s3://bucket/cache?region=eu", 3.0),
+        ("s3://bucket/cache?part=7=1", "s3://bucket/cache?part=7", 1.0),
+        ("there=2", "there=2", 1.0),
+        ("there=2=3", "there=2", 3.0),
+        ("cache=nan", "cache=nan", 1.0),
+        ("cache=", "cache=", 1.0),
+        ("=2", "=2", 1.0),
+    ],
+)
+def test_a_number_behind_a_cache_is_its_weight(written: str, cache: str, weight: float) -> None:
+    (found,) = chosen_caches([written], [], is_path=lambda path: path == "there=2")
+    assert found == ChosenCache(cache=cache, ref="current", weight=weight)
+
+
+@pytest.mark.parametrize("written", ["cache=0", "cache=-1", "cache=1e9", "cache=1e999"])
+def test_a_weight_out_of_range_is_refused(written: str) -> None:
+    with pytest.raises(ConfigError, match=f"--cache {written}: the weight is .* above 0"):
+        chosen_caches([written], [], is_path=lambda path: False)
+
+
+@pytest.mark.parametrize(
+    ("refs", "wanted"),
+    [([], ["current"] * 3), (["mine"], ["mine"] * 3), (["a", "b", "a"], ["a", "b", "a"])],
+)
+def test_a_ref_is_of_all_caches_or_of_each(refs: list[str], wanted: list[str]) -> None:
+    found = chosen_caches(["A", "B=2", "C"], refs, is_path=lambda path: False)
+    assert [one.ref for one in found] == wanted
+    assert [one.cache for one in found] == ["A", "B", "C"]
+
+
+@pytest.mark.parametrize(("caches", "refs"), [(["A", "B", "C"], ["a", "b"]), (["A"], ["a", "b"])])
+def test_another_number_of_refs_is_refused(caches: list[str], refs: list[str]) -> None:
+    with pytest.raises(ConfigError, match=f"2 of --ref and {len(caches)} of --cache"):
+        chosen_caches(caches, refs, is_path=lambda path: False)
+
+
+def test_several_caches_are_trained_on_together(preset: str, tmp_path: Path) -> None:
+    one, other = (small_cache(tmp_path / f"{seed}", seed=seed) for seed in (0, 1))
+    named = ["--cache", one, "--cache", f"{other}=2", "--ref", "current"]
+    arguments = [*named, "--out", str(tmp_path / "run"), "--preset", preset, "--device", "cpu"]
+
+    assert mmldm.main(["train", "dit", *arguments]) == 0
+
+    caches = load_dit(tmp_path / "run").trained_on.caches
+    assert [(found.cache, found.weight) for found in caches] == [(one, 1.0), (other, 2.0)]
+
+
+def test_a_weight_of_the_only_cache_is_refused(
+    preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--cache", "mine=2", "--out", str(tmp_path / "run"), "--preset", preset]
+    assert mmldm.main(["train", "dit", *arguments]) == 2
+    assert "mine has weight 2, which means something only beside another cache" in (
+        capsys.readouterr().err
+    )

@@ -17,7 +17,7 @@ from latents.errors import CacheError, ConfigError, ModelError
 from latents.recipe import sha256_hex
 from tests.training.dit.small_runs import small_cache
 from tests.training.dit.small_settings import small_settings
-from training.dit.files import CONFIG_FILE, MODEL_FILE, BegunFrom, load_dit
+from training.dit.files import CONFIG_FILE, MODEL_FILE, BegunFrom, TrainedCache, load_dit
 from training.dit.run import CHECKPOINT, METRICS_FILE, RunProgress, train_dit
 from training.dit.settings import DiTRunSettings
 from training.dit.source import Reading
@@ -100,13 +100,16 @@ def test_two_runs_are_equal_and_another_seed_is_not(cache: str, tmp_path: Path) 
     )
 
 
-def test_windows_from_shards_give_the_model_that_windows_in_memory_give(
-    cache: str, tmp_path: Path
+@pytest.mark.parametrize("reading", ["streaming", "device"])
+@pytest.mark.parametrize("draw", ["mode", "sample"])
+def test_however_windows_are_read_the_model_is_the_same(
+    reading: Reading, draw: str, cache: str, tmp_path: Path
 ) -> None:
-    run(cache, tmp_path / "resident")
-    run(cache, tmp_path / "streaming", reading="streaming")
+    settings = small_settings(data={"draw": draw})
+    run(cache, tmp_path / "resident", settings)
+    run(cache, tmp_path / reading, settings, reading=reading)
 
-    assert files(tmp_path / "streaming") == files(tmp_path / "resident")
+    assert files(tmp_path / reading) == files(tmp_path / "resident")
 
 
 def test_a_run_that_is_there_is_not_overwritten(cache: str, tmp_path: Path) -> None:
@@ -228,7 +231,8 @@ def test_what_was_saved_is_the_average_with_all_that_sampling_needs(
         assert torch.equal(loaded.model.state_dict()[name], tensor)
     assert (loaded.diffusion, loaded.whitening) == (settings.diffusion, trained.whitening)
     assert loaded.trained_on == trained.trained_on
-    assert loaded.trained_on.commit == CommitLog(find_cache(cache)).head()
+    head = CommitLog(find_cache(cache)).head()
+    assert loaded.trained_on.caches == (TrainedCache(cache=cache, commit=head),)
     assert loaded.steps == 6
 
 
