@@ -43,7 +43,7 @@ class Squeeze(nn.Module):
     def __init__(self, clips: ClipRows) -> None:
         super().__init__()
         fields = clips[0].rows
-        self.whitening = {name: whitening_of(c.rows[name] for c in clips) for name in fields}
+        self.whitening = {name: whitening_of(clips.sums(name)) for name in fields}
         self.layers = nn.ModuleList(_through_few(len(w.mean)) for w in self.whitening.values())
 
     def forward(self, batch: TensorBatch) -> Tensor:

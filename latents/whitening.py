@@ -13,14 +13,16 @@ themselves; it has to read the moments for that.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
+from latents.channel_sums import ChannelSums
 from latents.posterior import posterior_mode
 
 Spread = Literal["draws", "modes"]
@@ -36,7 +38,7 @@ value, so among channels of like size, spreads below 1e-3 of the largest are mos
 
 
 class ClipSums(Protocol):
-    """What is read of a clip's row; `latents.cache.rows.LatentRow` is one."""
+    """What is read of a clip's row: `latents.cache.rows.LatentRow`, or `ChannelSums`."""
 
     @property
     def clip(self) -> str:
@@ -53,17 +55,6 @@ class ClipSums(Protocol):
     @property
     def square_sum(self) -> Sequence[float] | None:
         """Σ(μ² + σ²) per channel, or Σμ² for the spread of modes."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModeSums:
-    """Sums of one clip's posterior means; a `ClipSums`."""
-
-    clip: str
-    channel_count: int
-    mean_sum: tuple[float, ...]
-    square_sum: tuple[float, ...]
-    """Σμ²."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,11 +152,9 @@ def whitening_of(
         ValueError: No rows, no values, a clip twice, rows without sums, of different numbers of
             channels or with sums that are not finite, or no channel varies.
     """
-    rows = list(rows)
-    _check(rows)
-    count = sum(row.channel_count or 0 for row in rows)
-    means = [Fraction(total) / count for total in _channel_sums([r.mean_sum for r in rows])]
-    squares = [Fraction(total) / count for total in _channel_sums([r.square_sum for r in rows])]
+    table = _Table.of(rows)
+    means = [Fraction(total) / table.count for total in table.totals(table.means)]
+    squares = [Fraction(total) / table.count for total in table.totals(table.squares)]
     # As fractions: as floats, the difference would lose digits where the mean outweighs the spread.
     variances = [square - mean**2 for mean, square in zip(means, squares, strict=True)]
     return Whitening(
@@ -176,7 +165,7 @@ def whitening_of(
     )
 
 
-def mode_sums(clip: str, moments: Tensor) -> ModeSums:
+def mode_sums(clip: str, moments: Tensor) -> ChannelSums:
     """Sums of a clip's posterior means, float64, for the spread of modes.
 
     Args:
@@ -185,7 +174,7 @@ def mode_sums(clip: str, moments: Tensor) -> ModeSums:
     """
     mean = posterior_mode(moments).double().cpu()
     axes = (0, 2, 3)
-    return ModeSums(
+    return ChannelSums(
         clip=clip,
         channel_count=mean.numel() // mean.shape[1],
         mean_sum=tuple(mean.sum(axes).tolist()),
@@ -193,22 +182,46 @@ def mode_sums(clip: str, moments: Tensor) -> ModeSums:
     )
 
 
-def _channel_sums(sums: Sequence[Sequence[float] | None]) -> list[float]:
-    return [math.fsum(channel) for channel in zip(*(one or () for one in sums), strict=True)]
+@dataclass(slots=True)
+class _Table:
+    """Sums of all clips: 16 bytes a clip and channel, and the clips' keys."""
 
+    num_channels: int = 0
+    count: int = 0
+    """Values per channel, of all clips."""
+    means: array[float] = field(default_factory=lambda: array("d"))
+    squares: array[float] = field(default_factory=lambda: array("d"))
+    """Of (clip, channel)."""
 
-def _check(rows: Sequence[ClipSums]) -> None:
-    if not rows:
-        raise ValueError("there are no rows to whiten by")
-    clips = set()
-    num_channels = len(rows[0].mean_sum or ())
-    for row in rows:
-        if row.clip in clips:
-            raise ValueError(f"clip {row.clip} comes twice; give rows of one field and snapshot")
-        clips.add(row.clip)
+    @classmethod
+    def of(cls, rows: Iterable[ClipSums]) -> _Table:
+        """Raises `ValueError` as `whitening_of`."""
+        table, clips = cls(), set[str]()
+        for row in rows:
+            if row.clip in clips:
+                raise ValueError(
+                    f"clip {row.clip} comes twice; give rows of one field and snapshot"
+                )
+            clips.add(row.clip)
+            table.add(row)
+        if not clips:
+            raise ValueError("there are no rows to whiten by")
+        return table
+
+    def add(self, row: ClipSums) -> None:
         if not row.channel_count or not row.mean_sum or not row.square_sum:
             raise ValueError(f"the row of clip {row.clip} has no sums; its field holds no latents")
-        if not len(row.mean_sum) == len(row.square_sum) == num_channels:
-            raise ValueError(f"clip {row.clip} has sums of other channels than {rows[0].clip}")
-        if not all(math.isfinite(value) for value in (*row.mean_sum, *row.square_sum)):
+        self.num_channels = self.num_channels or len(row.mean_sum)
+        if not len(row.mean_sum) == len(row.square_sum) == self.num_channels:
+            raise ValueError(f"clip {row.clip} has sums of other channels than those before it")
+        if not all(map(math.isfinite, (*row.mean_sum, *row.square_sum))):
             raise ValueError(f"the sums of clip {row.clip} are not finite")
+        self.count += row.channel_count
+        self.means.extend(row.mean_sum)
+        self.squares.extend(row.square_sum)
+
+    def totals(self, sums: array[float]) -> list[float]:
+        """Of each channel, over all clips, rounded once."""
+        return [
+            math.fsum(sums[channel :: self.num_channels]) for channel in range(self.num_channels)
+        ]

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PackedSums:
-    """Sums of one clip's latents; a `latents.whitening.ClipSums`."""
-
-    clip: str
-    channel_count: int
-    mean_sum: tuple[float, ...]
-    square_sum: tuple[float, ...]
+from latents.channel_sums import ChannelSums
 
 
 def clip_sums(
     keys: Sequence[str], tables: Mapping[str, NDArray[Any]], field: str, clips: NDArray[np.int64]
-) -> Iterator[PackedSums]:
+) -> Iterator[ChannelSums]:
     """Sums of some clips' latents of a field.
 
     Args:
@@ -35,6 +26,6 @@ def clip_sums(
     means = tables[f"{field}.mean_sum"][clips].tolist()
     squares = tables[f"{field}.square_sum"][clips].tolist()
     for key, count, mean, square in zip(keys, counts, means, squares, strict=True):
-        yield PackedSums(
+        yield ChannelSums(
             clip=key, channel_count=count, mean_sum=tuple(mean), square_sum=tuple(square)
         )

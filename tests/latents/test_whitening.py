@@ -20,6 +20,7 @@ from latents.cache.pack import open_pack
 from latents.cache.pack_writer import write_pack
 from latents.cache.reader import CachedLevel, open_cache
 from latents.cache.rows import LatentRow
+from latents.channel_sums import ChannelSums
 from latents.posterior import posterior_mode
 from latents.store.protocol import StoredTensor
 from latents.testing import (
@@ -31,7 +32,7 @@ from latents.testing import (
     perceptual_clips,
     perceptual_recipes,
 )
-from latents.whitening import ModeSums, Whitening, mode_sums, whitening_of
+from latents.whitening import Whitening, mode_sums, whitening_of
 
 RECIPE = fake_recipes()["kl.video"]
 
@@ -43,8 +44,8 @@ def _row(clip: FakeClip) -> LatentRow:
     return fake_latent_row(clip, "kl.video", RECIPE, stored)
 
 
-def _sums(clip: str, mean_sum: list[float], square_sum: list[float], count: int = 1) -> ModeSums:
-    return ModeSums(
+def _sums(clip: str, mean_sum: list[float], square_sum: list[float], count: int = 1) -> ChannelSums:
+    return ChannelSums(
         clip=clip, channel_count=count, mean_sum=tuple(mean_sum), square_sum=tuple(square_sum)
     )
 

@@ -79,7 +79,7 @@ class CachedSource:
 
     def sums(self, split: Split, field: str) -> Iterable[ClipSums]:
         """What whitening needs of the clips of a split."""
-        return (clip.rows[field] for clip in self._clips(split))
+        return self._clips(split).sums(field)
 
     def windows(self, split: Split) -> Windows:
         """The windows of a split; what is read of them raises `DamagedError` where it must."""
