@@ -174,6 +174,7 @@ def measure(
     shapes = [array.shape[1:] for array in arrays]
     forget(folder)
     cold = windows_per_second(read(folder, shapes), shapes, seconds=seconds)
+    recall(folder)
     warm = [
         windows_per_second(read(folder, shapes), shapes, seconds=seconds) for _ in range(repeats)
     ]

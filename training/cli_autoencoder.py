@@ -43,7 +43,11 @@ def add_autoencoder(models: Commands[argparse.ArgumentParser]) -> None:
 def _train_autoencoder(arguments: argparse.Namespace) -> int:
     from latents.cache.reader import open_cache
     from latents.config import load_config
-    from training.autoencoder_run import AutoencoderRunSettings, train_autoencoder
+    from training.autoencoder_run import (
+        CHECKPOINT_FILE,
+        AutoencoderRunSettings,
+        train_autoencoder,
+    )
 
     settings = load_config(
         AutoencoderRunSettings,
@@ -52,7 +56,7 @@ def _train_autoencoder(arguments: argparse.Namespace) -> int:
         overrides=sections(arguments.overrides),
     )
     level = open_cache(arguments.cache, level="kl", ref=arguments.ref)
-    with interruptible(arguments.out):
+    with interruptible(arguments.out / CHECKPOINT_FILE):
         trained = train_autoencoder(
             level,
             settings,

@@ -59,7 +59,7 @@ def add_dit(models: Commands[argparse.ArgumentParser]) -> None:
         choices=("resident", "device", "streaming"),
         default="resident",
         help="windows: all in memory, all in the memory of --device, or read from their shards as "
-        "they come; it changes no result",
+        "they come; a pack is mapped from its file instead of the first and the last",
     )
     add_device_options(dit)
     add_run_options(dit, letter="D", presets="tiny, S, B, L, XL, or a .toml; then finetune")
@@ -89,9 +89,9 @@ def _train_dit(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, settings: DiTRunSettings) -> int:
     from training.dit.chosen_caches import chosen_caches
-    from training.dit.run import METRICS_FILE, train_dit
+    from training.dit.run import CHECKPOINT, METRICS_FILE, train_dit
 
-    with interruptible(arguments.out):
+    with interruptible(arguments.out / CHECKPOINT):
         trained = train_dit(
             chosen_caches(arguments.cache, arguments.ref, is_path=os.path.exists),
             settings,
@@ -106,7 +106,7 @@ def _run(arguments: argparse.Namespace, settings: DiTRunSettings) -> int:
     if arguments.json:
         losses = _last_validation(arguments.out / METRICS_FILE)
         found = {"out": str(arguments.out), "steps": trained.steps, "losses": losses}
-        _write(json.dumps(found | ({"num_silent": num_silent} if num_silent else {})))
+        _write(json.dumps({**found, "num_silent": num_silent}))
     else:
         if num_silent:
             _write(f"{num_silent} silent clips were left out (data.silent)")

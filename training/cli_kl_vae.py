@@ -48,7 +48,7 @@ def _train_kl_vae(arguments: argparse.Namespace) -> int:
         crop=settings.optimisation.crop,
         seed=settings.optimisation.seed,
     )
-    with interruptible(arguments.out):
+    with interruptible(arguments.out / "checkpoint"):
         factor = train_kl_vae(
             pictures,
             settings,

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from latents.devices import device_named
 from latents.errors import ConfigError, InterruptedJobError
@@ -59,13 +60,30 @@ def prepare_device(arguments: argparse.Namespace) -> str:
 
 
 @contextmanager
-def interruptible(out: Path) -> Iterator[None]:
-    """Ctrl-C ends a run with a word on how it goes on."""
+def interruptible(checkpoint: Path) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end a run with a word on how it goes on from its checkpoint."""
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     except KeyboardInterrupt:
+        number = received[0] if received else signal.SIGINT
         raise InterruptedJobError(
-            signal.SIGINT,
-            f"interrupted; the last checkpoint in {out} stays. Run the same command with --resume "
-            "and it goes on from there",
+            number, f"interrupted by {signal.Signals(number).name}; {_left_of_run(checkpoint)}"
         ) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _left_of_run(checkpoint: Path) -> str:
+    if not checkpoint.exists():
+        return "there was no checkpoint yet, so the same command begins anew"
+    return (
+        f"{checkpoint} stays, the last checkpoint. Run the same command with --resume and it goes "
+        "on from there"
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latents.cache.windows import Windows, WindowShapes, joined_index, room_for
-from latents.errors import CacheError
+from latents.errors import CacheError, DamagedError
 
 
 class ConcatenatedWindows:
@@ -31,7 +32,7 @@ class ConcatenatedWindows:
     def __init__(self, parts: Sequence[Windows], *, names: Sequence[str]) -> None:
         if not parts or len(parts) != len(names):
             raise ValueError(f"{len(parts)} readers and {len(names)} names; wanted a name for each")
-        self._parts = tuple(parts)
+        self._parts, self._names = tuple(parts), tuple(names)
         self.shapes: WindowShapes = parts[0].shapes
         """Of one window."""
         for name, part in zip(names, parts, strict=True):
@@ -55,17 +56,28 @@ class ConcatenatedWindows:
         for reader, part in enumerate(self._parts):
             rows = np.flatnonzero(readers == reader)
             numbers = windows[rows] - self._firsts[reader]
-            if len(rows) == len(windows):
-                return part.take(numbers, out=taken)
             if not len(rows):
                 continue
-            for name, array in part.take(numbers).items():
+            with _told_of(self._names[reader]):
+                if len(rows) == len(windows):
+                    return part.take(numbers, out=taken)
+                found = part.take(numbers)
+            for name, array in found.items():
                 taken[name][rows] = array
         return taken
 
     def place(self, window: int) -> tuple[str, int]:
         """The clip's key of a window, and the window's number within it."""
         return self.index.place(window)
+
+
+@contextmanager
+def _told_of(name: str) -> Iterator[None]:
+    """Says which reader found damage: caches of equal clips have shards of equal names."""
+    try:
+        yield
+    except DamagedError as error:
+        raise DamagedError(f"{name}: {error.path}", error.offset, error.problem) from error
 
 
 def _require_same_shapes(

@@ -32,8 +32,9 @@ class MixedOrder:
     each source, at least one, in an order that is keyed by (seed, epoch). A source goes through
     its own windows in epochs of its own, which need not end where an epoch does: each has every
     window once, in an order that is keyed by (seed, source, own epoch). So a source of weight 2
-    has each window exactly twice an epoch, and one of weight 0.5 has each once in two epochs.
-    Those own epochs that one epoch holds lie mixed in it.
+    has each window exactly twice an epoch, and one of weight 0.5 half of its windows, rounded to
+    whole ones, and none again before all others have come. Those own epochs that one epoch holds
+    lie mixed in it.
 
     Epochs follow each other without a gap. Nothing is stored, so any position is found at once,
     however many windows there are.

@@ -16,7 +16,7 @@ from latents.recipe import (
 from latents.whitening import Whitening
 
 FORMAT = "mmldm-pack"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

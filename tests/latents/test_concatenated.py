@@ -96,12 +96,12 @@ def test_windows_that_are_not_there_are_refused(asked: list[int], tmp_path: Path
 
 
 def test_damage_is_told_by_the_reader_that_has_it() -> None:
-    damage = DamagedError("b.tar", 5, "its checksum differs")
+    damage = DamagedError("shards/a.tar", 5, "its checksum differs")
     parts = [FakeWindows(4), FakeWindows(4, damaged={1: damage})]
     windows = ConcatenatedWindows(parts, names=("A", "B"))
 
     assert windows.take(np.array([1, 4]))[VIDEO].tolist() == [[1], [0]]
-    with pytest.raises(DamagedError, match=r"b\.tar"):
+    with pytest.raises(DamagedError, match=r"^B: shards/a\.tar at byte 5"):
         windows.take(np.array([1, 5]))
 
 

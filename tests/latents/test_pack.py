@@ -347,7 +347,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        (b'\\"version\\":1', b'\\"version\\":2', "does not match its seal"),
+        (b'\\"version\\":2', b'\\"version\\":3', "does not match its seal"),
         (b'\\"commit\\":5', b'\\"commit\\":4', "does not match its seal"),
         (b'"mmldm":', b'"mmldn":', "is a safetensors file but no pack"),
         (b'"clips.fps"', b'"clips.fpz"', "is no pack, or not a whole one"),
@@ -524,8 +524,8 @@ def test_tensors_that_do_not_fit_each_other_are_refused(path: Path, tmp_path: Pa
 def test_packs_of_another_version_are_refused(
     level: CachedLevel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pack_header, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(pack_header, "FORMAT_VERSION", 1)
     write_pack(level, tmp_path / "p.safetensors", ref="current")
     monkeypatch.undo()
-    with pytest.raises(CacheError, match="version 2; this version reads 'mmldm-pack', version 1"):
+    with pytest.raises(CacheError, match="version 1; this version reads 'mmldm-pack', version 2"):
         open_pack(tmp_path / "p.safetensors")

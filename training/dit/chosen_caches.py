@@ -10,7 +10,7 @@ from pathlib import Path
 from latents.cache.mixed_order import require_weight
 from latents.errors import ConfigError
 
-_WEIGHTED = re.compile(r"(?P<cache>.+)=(?P<weight>[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)")
+_WEIGHTED = re.compile(r"(?P<cache>.+)=(?P<weight>[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|nan|inf))")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

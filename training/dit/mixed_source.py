@@ -11,8 +11,7 @@ from latents.cache.concatenated import ConcatenatedWindows
 from latents.cache.mixed_order import MixedOrder
 from latents.cache.source_split import SPLITS, Split
 from latents.cache.windows import Windows
-from latents.errors import ConfigError
-from latents.recipe import sha256_hex
+from latents.errors import CacheError, ConfigError
 from latents.whitening import ClipSums
 from training.dit.chosen_caches import ChosenCache
 from training.dit.files import TrainedOn
@@ -31,13 +30,15 @@ class MixedSource:
         weights: Of each; see `latents.cache.mixed_order.MixedOrder`.
 
     Raises:
-        ConfigError: Latents were made by different recipes, one of them has nothing to train on,
-            or what is held out of one is trained on in another.
+        CacheError: One of them has nothing to train on.
+        ConfigError: One is there twice, latents were made by different recipes, or what is held
+            out of one is trained on in another.
     """
 
     def __init__(self, sources: Sequence[TrainingSource], *, weights: Sequence[float]) -> None:
         self._sources, self._weights = tuple(sources), tuple(weights)
         self._names = tuple(_name(source) for source in sources)
+        _require_named_once(self._names)
         _require_same_recipes(self._sources, self._names)
         _require_windows(self._sources, self._names)
         _require_same_splits(self._sources, self._names)
@@ -54,15 +55,8 @@ class MixedSource:
     def pinned(self) -> dict[str, Any]:
         """What a resumed run must find again, as JSON: of each cache, and their order."""
         pinned: dict[str, Any] = {"recipes": self.trained_on.recipe_digests}
-        parts = zip(self._sources, self.trained_on.caches, strict=True)
-        for number, (source, cache) in enumerate(parts, start=1):
-            pinned[str(number)] = {
-                "commit": cache.commit,
-                "weight": cache.weight,
-                "num_windows": source.num_windows("train"),
-                # Caches of one commit and equal numbers of windows would pass for one another.
-                "sources": sha256_hex(" ".join(source.sources("train")).encode())[:16],
-            }
+        for number, cache in enumerate(self.trained_on.caches, start=1):
+            pinned[str(number)] = {"commit": cache.commit, "weight": cache.weight}
         return pinned
 
     def order(self, seed: int) -> MixedOrder:
@@ -144,6 +138,15 @@ def _name(source: TrainingSource) -> str:
     return ", ".join(f"{one.cache} (commit {one.commit})" for one in source.trained_on.caches)
 
 
+def _require_named_once(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"{name} is named {names.count(name)} times; name it once, with a weight: "
+                "--cache C=2"
+            )
+
+
 def _require_same_recipes(sources: Sequence[TrainingSource], names: Sequence[str]) -> None:
     wanted = sources[0].trained_on.recipe_digests
     for name, source in zip(names, sources, strict=True):
@@ -162,7 +165,7 @@ def _require_same_recipes(sources: Sequence[TrainingSource], names: Sequence[str
 def _require_windows(sources: Sequence[TrainingSource], names: Sequence[str]) -> None:
     for name, source in zip(names, sources, strict=True):
         if not source.num_windows("train"):
-            raise ConfigError(
+            raise CacheError(
                 f"{name} has no window to train on: {why_no_window(source)}; or leave it out"
             )
 

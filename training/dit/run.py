@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from latents.cache.batches import WindowOrder
 from latents.cache.device_windows import DeviceWindows
+from latents.cache.source_split import Split
 from latents.cache.windows import NumberedWindows
 from latents.errors import CacheError, ConfigError
 from latents.recipe import sha256_hex
@@ -100,10 +102,9 @@ def train_dit(
     trainer = DiTTrainer(model, settings, pinned=_pinned(source, whitening))
     if checkpoint.exists():
         trainer.restore(checkpoint)
-    validator = _validator(source, settings, whitening, device)
-    windows = source.windows("train")
-    placed = DeviceWindows(windows, device) if reading == "device" else windows
-    batches = _batches(placed, settings, whitening)
+    placed = partial(_placed, source, device=device if reading == "device" else None)
+    validator = _validator(source, placed, settings, whitening, device)
+    batches = _batches(placed("train"), settings, whitening)
     order = source.order(settings.optimisation.seed)
     _Run(trainer, validator, out, on_progress).train(batches, order)
     trainer.average.copy_to(trainer.model)
@@ -184,6 +185,12 @@ def _require_windows(source: TrainingSource) -> None:
         )
 
 
+def _placed(source: TrainingSource, split: Split, *, device: str | None) -> NumberedWindows:
+    """The windows of a split, on a device where one is named."""
+    windows = source.windows(split)
+    return windows if device is None else DeviceWindows(windows, device)
+
+
 def _batches(
     windows: NumberedWindows, settings: DiTRunSettings, whitening: PairWhitening
 ) -> WindowBatches:
@@ -196,11 +203,15 @@ def _batches(
 
 
 def _validator(
-    source: TrainingSource, settings: DiTRunSettings, whitening: PairWhitening, device: str
+    source: TrainingSource,
+    placed: Callable[[Split], NumberedWindows],
+    settings: DiTRunSettings,
+    whitening: PairWhitening,
+    device: str,
 ) -> Validator | None:
     if not source.num_windows("validation"):
         return None
-    batches = _batches(source.windows("validation"), settings, whitening)
+    batches = _batches(placed("validation"), settings, whitening)
     return Validator(batches, schedule_of(settings).to(device), settings.validation, device=device)
 
 
@@ -223,8 +234,12 @@ def _record_of(trained: TrainedDiT, *, name: str) -> BegunFrom:
 
 
 def _pinned(source: TrainingSource, whitening: PairWhitening) -> dict[str, Any]:
+    sources = " ".join(source.sources("train"))
     return {
         **source.pinned(),
+        "num_windows": source.num_windows("train"),
+        # Caches of one commit and equal numbers of windows would pass for one another.
+        "sources": sha256_hex(sources.encode())[:16],
         "whitening": {
             "video": whitening.video.to_record(),
             "audio": whitening.audio.to_record(),

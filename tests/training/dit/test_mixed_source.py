@@ -18,7 +18,7 @@ from latents.cache.pack_writer import write_pack
 from latents.cache.reader import open_cache
 from latents.cache.refs import Ref, write_ref
 from latents.cache.rows import AnnotationRow, rows_to_table
-from latents.errors import ConfigError
+from latents.errors import CacheError, ConfigError
 from latents.testing import commit_clips, make_cache, perceptual_clips, perceptual_recipes
 from latents.whitening import whitening_of
 from tests.training.dit.small_runs import small_cache
@@ -248,9 +248,8 @@ def test_what_was_trained_on_is_recorded(one: str, other: str, tmp_path: Path) -
     [
         (lambda a, b: [(a, 1.0), (b, 3.0)], "cache.2.weight 2.0 (now 3.0)"),
         (lambda a, b: [(b, 2.0), (a, 1.0)], "cache.1.weight 1.0 (now 2.0)"),
-        (lambda a, b: [(b, 1.0), (a, 2.0)], "cache.1.sources "),
+        (lambda a, b: [(b, 1.0), (a, 2.0)], "cache.sources "),
         (lambda a, b: [(a, 1.0)], "cache.2.weight 2.0 (now None)"),
-        (lambda a, b: [(a, 1.0), (b, 2.0), (b, 1.0)], "cache.3.weight None (now 1.0)"),
     ],
 )
 def test_other_caches_or_weights_do_not_resume_a_run(
@@ -302,9 +301,14 @@ def test_sources_may_be_in_several_caches(one: str, tmp_path: Path) -> None:
 
 def test_a_cache_without_windows_to_train_on_is_refused(one: str, tmp_path: Path) -> None:
     held_out = annotated(small_cache(tmp_path, seed=1), "validation", num_clips=8, seed=1)
-    with pytest.raises(ConfigError, match="has no window to train on: its 8 clips") as caught:
+    with pytest.raises(CacheError, match="has no window to train on: its 8 clips") as caught:
         mixed((one, 1.0), (held_out, 1.0))
     assert held_out in str(caught.value)
+
+
+def test_a_cache_that_is_named_twice_is_refused(one: str, other: str) -> None:
+    with pytest.raises(ConfigError, match=r"is named 2 times; name it once, with a weight"):
+        mixed((one, 1.0), (other, 1.0), (one, 2.0))
 
 
 def test_a_weight_of_a_single_cache_is_refused(one: str) -> None:
