@@ -4,9 +4,12 @@
 
     LatentError
     ├── ClipError                 a bad clip: becomes a quarantine event, the rest goes on
+    │   ├── FetchError            a file elsewhere cannot be fetched, or changed meanwhile
     │   ├── DecodeError           the bytes cannot be decoded
     │   ├── DecoderCrashedError   the native decoder took its process down
     │   ├── DecodeTimeoutError    the decoder ran over its time limit
+    │   ├── DecoderMemoryError    the decoder ran over its memory limit
+    │   ├── DecoderFaultError     decoding failed in a way that it has no words for
     │   ├── TooShortError         less than one window of picture and sound
     │   ├── MissingSoundError     no audio stream, or none that overlaps the picture
     │   ├── SilentSoundError      an audio stream without sound, where policy skips it
@@ -14,8 +17,10 @@
     │   └── WorkerDiedError       the process working on it died, again and again
     └── JobError                  a bad model, config, cache or disk: stops the job
         ├── SourceError           a source that does not exist or holds no video
+        ├── DecoderStartError     no decoding process can be started, or a module of it is missing
         ├── ConfigError           an unknown preset or key, or a value out of range
         ├── ModelError            weights or config that cannot be loaded
+        ├── OutOfMemoryError      a GPU's memory does not hold what is encoded at a time
         ├── CacheError            a cache that is missing, unwritable or of another format
         │   ├── StaleFieldError   a field made by another recipe than the one asked for
         │   └── DamagedError      bytes that are not what the log says
@@ -49,6 +54,10 @@ class ClipError(LatentError):
         return f"{self.source}: {self.reason}"
 
 
+class FetchError(ClipError):
+    """The file lies elsewhere and cannot be fetched, or changed since it was hashed."""
+
+
 class DecodeError(ClipError):
     """The bytes cannot be decoded."""
 
@@ -59,6 +68,14 @@ class DecoderCrashedError(ClipError):
 
 class DecodeTimeoutError(ClipError):
     """The decoder ran over its time limit and was killed."""
+
+
+class DecoderMemoryError(ClipError):
+    """The decoder ran over its memory limit and was killed."""
+
+
+class DecoderFaultError(ClipError):
+    """Decoding raised what is no `ClipError`: a fault of ours, or of a library."""
 
 
 class TooShortError(ClipError):
@@ -94,6 +111,10 @@ class SourceError(JobError):
     exit_code = 2
 
 
+class DecoderStartError(JobError):
+    """No decoding process can be started here, or a module is missing in it."""
+
+
 class ConfigError(JobError):
     """An unknown preset, an unknown key, or a value out of its range."""
 
@@ -102,6 +123,10 @@ class ConfigError(JobError):
 
 class ModelError(JobError):
     """Weights or a model config that cannot be loaded, with where and why."""
+
+
+class OutOfMemoryError(JobError):
+    """A GPU's memory does not hold what is encoded at a time; the message names the setting."""
 
 
 class CacheError(JobError):

@@ -30,6 +30,8 @@ Resize = Literal["bicubic", "nearest"]
 DECIBELS_PER_NEPER = 20 / math.log(10)
 _POWER_OFFSET = 1e-9  # under HiFi-GAN's square root
 _MAX_PHASES = 3000
+_CPU_WINDOWS = 4
+"""Waveforms that a CPU transforms at a time: of more, the spectra leave its cache."""
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
 
 
@@ -220,23 +222,30 @@ def waveform_to_log_mel(waveform: Tensor, spec: MelSpec) -> Tensor:
             f"waveform must be float32 (sample,), got {waveform.dtype} {tuple(waveform.shape)}; "
             "use downmix() first"
         )
-    if len(waveform) < spec.min_samples:
+    return _log_mels(waveform[None], spec)[0]
+
+
+def _log_mels(waveforms: Tensor, spec: MelSpec) -> Tensor:
+    """Log mels (waveform, num_mels, column) of waveforms (waveform, sample)."""
+    if waveforms.shape[1] < spec.min_samples:
         raise ValueError(
-            f"waveform has {len(waveform)} samples; mel {spec.name!r} needs {spec.min_samples}"
+            f"waveform has {waveforms.shape[1]} samples; mel {spec.name!r} needs {spec.min_samples}"
         )
-    padded = functional.pad(waveform[None], (spec.padding, spec.padding), mode="reflect")[0]
+    padded = functional.pad(waveforms, (spec.padding, spec.padding), mode="reflect")
     spectrum = torch.stft(
         padded,
         n_fft=spec.n_fft,
         hop_length=spec.hop_length,
         win_length=spec.win_length,
-        window=torch.hann_window(spec.win_length, device=waveform.device),
+        window=torch.hann_window(spec.win_length, device=waveforms.device),
         center=False,
         return_complex=True,
     )
-    magnitude = (spectrum.real.square() + spectrum.imag.square() + _POWER_OFFSET).sqrt()
-    mel = mel_basis(spec).to(waveform.device) @ magnitude
-    return mel.clamp(min=10 ** (spec.log_floor_db / 20)).log()
+    magnitudes = (spectrum.real.square() + spectrum.imag.square() + _POWER_OFFSET).sqrt()
+    basis = mel_basis(spec).to(waveforms.device)
+    # One product each: a product of all could sum in another order, and so in other last bits.
+    mels = torch.stack([basis @ magnitude for magnitude in magnitudes])
+    return mels.clamp(min=10 ** (spec.log_floor_db / 20)).log()
 
 
 def check_log_mel(log_mel: Tensor, spec: MelSpec) -> None:
@@ -268,12 +277,23 @@ def log_mel_to_image(log_mel: Tensor, spec: MelSpec) -> Tensor:
     ``ceiling_db`` become 0 to 255, and the 8-bit picture is stretched to the square.
     """
     check_log_mel(log_mel, spec)
+    return _stretched(_grey_levels(log_mel[None], spec), spec)[0]
+
+
+def _grey_levels(log_mels: Tensor, spec: MelSpec) -> Tensor:
+    """Decibels from ``floor_db`` to ``ceiling_db`` as uint8, 0 to 255."""
     span_db = spec.ceiling_db - spec.floor_db
-    level = ((log_mel * DECIBELS_PER_NEPER - spec.floor_db) / span_db).clamp(0, 1) * 255
-    grey = (level.round() if spec.rounding == "round" else level).to(torch.uint8)
-    picture = Image.fromarray(grey.cpu().numpy())
-    stretched = picture.resize((spec.image_size, spec.image_size), _FILTERS[spec.resize])
-    return torch.from_numpy(np.array(stretched)).to(log_mel.device).expand(3, -1, -1).contiguous()
+    levels = ((log_mels * DECIBELS_PER_NEPER - spec.floor_db) / span_db).clamp(0, 1) * 255
+    return (levels.round() if spec.rounding == "round" else levels).to(torch.uint8)
+
+
+def _stretched(greys: Tensor, spec: MelSpec) -> Tensor:
+    """RGB squares (picture, 3, image_size, image_size) of grey pictures (picture, row, column)."""
+    size = spec.image_size
+    images = np.empty((len(greys), 3, size, size), np.uint8)
+    for image, grey in zip(images, greys.cpu().numpy(), strict=True):
+        image[:] = np.asarray(Image.fromarray(grey).resize((size, size), _FILTERS[spec.resize]))
+    return torch.from_numpy(images).to(greys.device)
 
 
 def image_to_log_mel(image: Tensor, spec: MelSpec, *, num_columns: int) -> Tensor:
@@ -295,6 +315,31 @@ def image_to_log_mel(image: Tensor, spec: MelSpec, *, num_columns: int) -> Tenso
 def window_image(waveform: Tensor, spec: MelSpec) -> Tensor:
     """Mel image, uint8 (3, image_size, image_size), of a window's mono waveform (sample,)."""
     return log_mel_to_image(waveform_to_log_mel(waveform, spec), spec)
+
+
+def window_images(waveforms: Tensor, spec: MelSpec) -> Tensor:
+    """Mel images, uint8 (window, 3, image_size, image_size), of windows' mono waveforms.
+
+    On the CPU each has the bytes that `window_image` gives.
+
+    Args:
+        waveforms: float32 (window, sample), at least one, at ``spec.sample_rate``.
+        spec: The mel, and how it is drawn.
+
+    Raises:
+        ValueError: The waveforms are not mono float32, or shorter than ``spec.min_samples``.
+    """
+    if waveforms.ndim != 2 or not len(waveforms) or waveforms.dtype != torch.float32:
+        raise ValueError(
+            f"waveforms must be float32 (window, sample), got {waveforms.dtype} "
+            f"{tuple(waveforms.shape)}"
+        )
+    at_a_time = _CPU_WINDOWS if waveforms.device.type == "cpu" else len(waveforms)
+    greys = [
+        _grey_levels(_log_mels(waveforms[start : start + at_a_time], spec), spec)
+        for start in range(0, len(waveforms), at_a_time)
+    ]
+    return _stretched(torch.cat(greys), spec)
 
 
 def _small_ratio(from_rate: int, to_rate: int) -> tuple[int, int]:

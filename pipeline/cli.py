@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from latents.errors import ConfigError
+from pipeline.calibrate_cli import add_calibrate
 from pipeline.cli_settings import (
     Commands,
     add_settings_options,
+    cluster_address,
     open_engine,
     positive_integer,
     prepare_torch,
     settings_from,
     settings_on_record,
 )
+from pipeline.status_cli import add_status
 
 if TYPE_CHECKING:
     from latents.cache.layout import CacheLayout
@@ -31,6 +35,8 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     _add_ingest(commands)
     _add_plan(commands)
     _add_refresh(commands)
+    add_calibrate(commands)
+    add_status(commands)
 
 
 def _add_synth(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -96,7 +102,10 @@ def _add_sources(parser: argparse.ArgumentParser, *, nargs: Literal["+", "*"]) -
         "sources",
         nargs=nargs,
         metavar="SOURCE",
-        help="folder, video, list (.txt, .lst, .jsonl), or scenes:SEED:NUM[:SECONDS]"
+        help="folder, video (a stretch of it: VIDEO#t=420,430), 'pattern' in quotes, list (.txt, "
+        ".lst, .jsonl, .csv, .tsv, .parquet), .tar of videos, a URL of any of these (s3://, gs://, "
+        "az://, https://, zip://FILE::ARCHIVE ...), landscape:FOLDER, aist:FOLDER, "
+        "audioset:CSV:FOLDER, or scenes:SEED:NUM[:SECONDS]"
         + ("; default: all sources on record" if nargs == "*" else ""),
     )
 
@@ -144,7 +153,7 @@ def _ingest(arguments: argparse.Namespace) -> int:
     if arguments.part:
         sources = part_of(sources, part=arguments.part[0], num_parts=arguments.part[1])
     layout = create_cache(arguments.cache)
-    device = prepare_torch(settings)
+    device = prepare_torch(settings, cluster=cluster_address(arguments))
     settings, levels, encoders = settings_on_record(layout, arguments)
     result = ingest(
         sources,
@@ -202,7 +211,7 @@ def _refresh(arguments: argparse.Namespace) -> int:
     if not arguments.sources:
         require_ref(layout, "current")
     settings, levels, encoders = settings_on_record(layout, arguments)
-    device = prepare_torch(settings)
+    device = prepare_torch(settings, cluster=cluster_address(arguments))
     result = refresh(
         find_sources(arguments.sources) if arguments.sources else None,
         layout=layout,
@@ -237,6 +246,8 @@ def _report_result(result: JobResult, arguments: argparse.Namespace, unit: str) 
             f"{result.num_quarantined} quarantined, {result.seconds:.0f} s. "
             f"Commit {result.commit} of {arguments.cache}\n"
         )
+        for line in _work_lines(result):
+            sys.stdout.write(f"{line}\n")
         if result.num_clips_left:
             sys.stdout.write(f"clips that left with their sources: {result.num_clips_left}\n")
         for what, count in (("sources", result.num_dropped), ("clips", result.num_dropped_clips)):
@@ -256,6 +267,22 @@ def _report_result(result: JobResult, arguments: argparse.Namespace, unit: str) 
     if result.num_sources_with_rows == 0:
         return 1
     return 3 if result.num_quarantined else 0
+
+
+def _work_lines(result: JobResult) -> Iterator[str]:
+    """How fast it went, what was the bottleneck, and what was given up."""
+    if result.num_clips_encoded and result.seconds > 0:
+        yield (
+            f"{result.num_clips_encoded / result.seconds:.2f} clips/s, "
+            f"{result.num_windows_encoded / result.seconds:.1f} windows/s ("
+            f"{result.num_windows_encoded} windows)"
+        )
+    if result.busy_shares:
+        shares = (f"{stage} {100 * share:.0f} %" for stage, share in result.busy_shares.items())
+        yield f"Busy share of the workers' time: {', '.join(shares)}"
+    if result.causes:
+        causes = (f"{count} x {name}" for name, count in result.causes.items())
+        yield f"Given up in this run: {', '.join(causes)}"
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -78,7 +78,17 @@ def settings_on_record(
             "--kl-vae (tiny is the bundled one)"
         )
     encoders = Encoders(kl_vae=kl_vae or kl_vae_identity(settings.kl_vae.source), modal=modal)
-    return settings, levels, encoders
+    return _with_precisions(settings), levels, encoders
+
+
+def _with_precisions(settings: IngestSettings) -> IngestSettings:
+    """Settled for the device that is named, else for the one that is here."""
+    from pipeline.precision import has_auto, with_precisions
+
+    device = settings.run.device
+    if has_auto(settings) and device == "auto":
+        device = device_named(device, option="run.device")
+    return with_precisions(settings, device=device)
 
 
 def _names_kl_vae(arguments: argparse.Namespace, settings: IngestSettings) -> bool:
@@ -152,11 +162,24 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
     return overrides
 
 
-def prepare_torch(settings: IngestSettings) -> str:
-    """Sets the process-wide switches that latents depend on; returns the device's name."""
-    from pipeline.stages import configure_torch
+def cluster_address(arguments: argparse.Namespace) -> str | None:
+    """Of the Ray cluster that the work is done on; None where it is done on this machine."""
+    if arguments.engine != "ray":
+        return None
+    return arguments.ray_address or os.environ.get("RAY_ADDRESS")
 
-    configure_torch(settings.kl_vae.precision)
+
+def prepare_torch(settings: IngestSettings, *, cluster: str | None = None) -> str:
+    """Sets the process-wide switches that latents depend on; returns the device's name.
+
+    A GPU that is asked for need not be in this machine where a cluster does the work.
+    """
+    from pipeline.load_stage import configure_torch
+    from pipeline.precision import precisions
+
+    configure_torch(precisions(settings).kl)
+    if cluster is not None and settings.run.device == "cuda":
+        return "cuda"
     return device_named(settings.run.device, option="run.device")
 
 
@@ -173,6 +196,8 @@ def open_engine(
     return RayEngine(
         num_workers=settings.run.workers,
         in_flight_bytes=settings.run.in_flight_bytes,
+        encoder_gpus=settings.run.encoder_gpus,
+        attempts=settings.run.worker_attempts,
         address=ray_address or os.environ.get("RAY_ADDRESS"),
     )
 

@@ -63,6 +63,8 @@ class SourceTask:
     def __post_init__(self) -> None:
         if (self.path is None) == (self.scene is None):
             raise ValueError(f"{self.uri}: wanted either a path or a scene")
+        if self.span is not None and self.scene is not None:
+            raise ValueError(f"{self.uri}: a scene has no spans; give a length instead")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,8 +123,10 @@ def decode_source(
 ) -> Iterator[DecodeEvent]:
     """Clips of a source in order, what was rejected, and then `SourceDecoded`.
 
-    A source's fault never raises. After a decoding error in mid-stream the segments that were
-    complete are yielded, the broken one is rejected, and the rest of the source is not looked at.
+    A source's fault never raises. A segment with a damaged picture is rejected, and the ones after
+    it are clips again, at their own presentation time. Where a source cannot be read any further,
+    or its times start over, what was shown until then is cut as if it ended there, and the rest is
+    one rejection.
 
     Args:
         task: The source.
@@ -132,7 +136,7 @@ def decode_source(
         backend: Decodes the pictures first; PyAV takes over where decord is not installed or
             refuses.
         on_progress: Called once the source is open, and after each clip's length of pictures,
-            whether or not an event comes of it.
+            whether or not an event comes of it; more often where many packets lie behind a picture.
     """
     judge = _Judge(task, clip_spec=clip_spec, window_spec=window_spec, sound=sound)
     num_segments = 0
@@ -190,13 +194,18 @@ class _Judge:
         if segment.number in self._task.skip_segments:
             yield from self._release()
             return
+        if segment.fault is not None:
+            yield from self._release()
+            error = DecodeError(self._task.uri, segment.fault)
+            yield SegmentRejected(segment=segment.number, error=error)
+            return
         clip = self._join(segment, track)
         num_sounding = clip.sound_stop_frame - clip.sound_first_frame
         self._num_frames += len(clip.frames)
         self._num_sounding += num_sounding
         if not self._window_spec.grid(clip.sound_first_frame, clip.sound_stop_frame).num_windows:
-            error = TooShortError(self._task.uri, self._too_short(num_sounding))
-            self.pending.append(SegmentRejected(segment=segment.number, error=error))
+            too_short = TooShortError(self._task.uri, self._too_short(num_sounding))
+            self.pending.append(SegmentRejected(segment=segment.number, error=too_short))
             yield from self._release() if self._has_clip else ()
             return
         yield from self._release()
@@ -251,6 +260,11 @@ class _Judge:
         return None
 
     def _source_fault(self) -> ClipError:
+        if not self._num_frames and self._task.span is not None:
+            start = self._task.span.start_seconds
+            return TooShortError(
+                self._task.uri, f"its pictures end before the span begins, at {start} s"
+            )
         if self._num_sounding or not self._num_frames:
             return TooShortError(self._task.uri, self._too_short(self._num_sounding))
         return MissingSoundError(
@@ -280,6 +294,11 @@ def _open_media(
 
     assert task.path is not None
     with open_video(
-        task.path, clip_spec, source=task.uri, backend=backend, on_progress=on_progress
+        task.path,
+        clip_spec,
+        source=task.uri,
+        backend=backend,
+        on_progress=on_progress,
+        span=task.span,
     ) as media:
         yield media

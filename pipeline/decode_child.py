@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
 from pipeline.decode import DecodeEvent
-from pipeline.decode_messages import Request, send_message
+from pipeline.decode_messages import DecodingFailed, Request, send_message
 
 DecodeFunction = Callable[..., Iterator[DecodeEvent]]
 
@@ -35,9 +35,12 @@ def serve(requests: Connection, events: Connection, decode: DecodeFunction) -> N
                 send_message(events, event)
         except BrokenPipeError:
             return
-        except Exception:
-            # Carried to the parent, which raises it there.
-            send_message(events, traceback.format_exc())
+        except Exception as error:
+            # Carried to the parent, which decides what becomes of the source.
+            is_import = isinstance(error, ImportError)
+            send_message(
+                events, DecodingFailed(traceback=traceback.format_exc(), is_import=is_import)
+            )
 
 
 def _listen(requests: Connection, waiting: SimpleQueue[Request]) -> None:

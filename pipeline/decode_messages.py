@@ -11,7 +11,9 @@ import json
 import os
 import select
 import struct
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -31,8 +33,27 @@ from pipeline.decode import DecodeEvent, SegmentRejected, SourceDecoded, SourceT
 Request = tuple[SourceTask, dict[str, Any]]
 """A source, and the keyword arguments to decode it with, ``clip_spec`` among them."""
 
-Message = DecodeEvent | None | str
-"""None is a sign of life. A string is the traceback of what is not the source's fault."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodingFailed:
+    """An error that decoding raised, where it should have rejected the source."""
+
+    traceback: str
+    is_import: bool
+    """A module was not there or did not load: every source would fail so."""
+
+    @property
+    def last_line(self) -> str:
+        """The error's class and message."""
+        lines = self.traceback.split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+Message = DecodeEvent | DecodingFailed | None
+"""None is a sign of life."""
+
+LOOK_SECONDS = 0.1
+"""Between two looks at something else while a message is waited for."""
 
 _LENGTH = struct.Struct("<I")
 _MAX_HEADER_BYTES = 2**17
@@ -60,7 +81,11 @@ def send_message(connection: Connection, message: Message) -> None:
 
 
 def receive_message(
-    connection: Connection, request: Request | None, *, limit_seconds: float
+    connection: Connection,
+    request: Request | None,
+    *,
+    limit_seconds: float,
+    look: Callable[[], None] = lambda: None,
 ) -> Message:
     """Receives what `send_message` sent; its arrays are writable.
 
@@ -68,19 +93,20 @@ def receive_message(
         connection: From the decoding process.
         request: What it was asked; None: nothing yet.
         limit_seconds: Longest wait for any part of the message.
+        look: Called before each part, and every `LOOK_SECONDS` of a wait; what it raises ends it.
 
     Raises:
         EOFError: The other side is gone.
         TimeoutError: Nothing more comes.
         ValueError: That cannot be an answer to what was asked.
     """
-    pipe = _Pipe(connection, limit_seconds)
+    pipe = _Pipe(connection, limit_seconds, look)
     header = _read_header(pipe)
     kind = header.get("kind")
     if kind == "alive":
         return None
     if kind == "failed":
-        return _text(header, "traceback")
+        return _failure(header)
     if request is None:
         raise ValueError("it came before anything was asked")
     task, options = request
@@ -97,8 +123,9 @@ def _describe(message: Message) -> tuple[dict[str, object], tuple[NDArray[Any], 
     """The header of a message, and the arrays that follow it."""
     if message is None:
         return {"kind": "alive"}, ()
-    if isinstance(message, str):
-        return {"kind": "failed", "traceback": message[-_MAX_TEXT:]}, ()
+    if isinstance(message, DecodingFailed):
+        text = message.traceback[-_MAX_TEXT:]
+        return {"kind": "failed", "traceback": text, "is_import": message.is_import}, ()
     if isinstance(message, SourceDecoded):
         return {"kind": "decoded", "num_segments": message.num_segments}, ()
     if isinstance(message, SegmentRejected):
@@ -131,6 +158,13 @@ def _read_header(pipe: _Pipe) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     return header
+
+
+def _failure(header: Mapping[str, Any]) -> DecodingFailed:
+    is_import = header.get("is_import")
+    if not isinstance(is_import, bool):
+        raise ValueError(f"its is_import is {str(is_import)[:100]}, neither true nor false")
+    return DecodingFailed(traceback=_text(header, "traceback"), is_import=is_import)
 
 
 def _rejection(header: Mapping[str, Any], task: SourceTask) -> SegmentRejected:
@@ -179,11 +213,15 @@ class _Pipe:
     Args:
         connection: Its reading end.
         limit_seconds: Longest wait for the next bytes.
+        look: Called before each read, and every `LOOK_SECONDS` of a wait.
     """
 
-    def __init__(self, connection: Connection, limit_seconds: float) -> None:
+    def __init__(
+        self, connection: Connection, limit_seconds: float, look: Callable[[], None]
+    ) -> None:
         self._descriptor = connection.fileno()
-        self._limit_milliseconds = limit_seconds * 1000
+        self._limit_seconds = limit_seconds
+        self._look = look
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLIN)
 
@@ -199,12 +237,21 @@ class _Pipe:
 
     def _fill(self, rest: memoryview) -> None:
         while rest:
-            if not self._poll.poll(self._limit_milliseconds):
-                raise TimeoutError
+            self._await_bytes()
             num_bytes = os.readv(self._descriptor, [rest])
             if num_bytes == 0:
                 raise EOFError
             rest = rest[num_bytes:]
+
+    def _await_bytes(self) -> None:
+        deadline = time.monotonic() + self._limit_seconds
+        while True:
+            self._look()
+            rest_seconds = max(0.0, deadline - time.monotonic())
+            if self._poll.poll(1000 * min(LOOK_SECONDS, rest_seconds)):
+                return
+            if not rest_seconds:
+                raise TimeoutError
 
 
 def _memory(array: NDArray[Any]) -> memoryview:

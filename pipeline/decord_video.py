@@ -2,14 +2,17 @@
 
 decord (0.6.0, FFmpeg 4.1) pairs the n-th picture with the n-th packet time, and after a seek it
 may start elsewhere than asked. So it reads from the start, only files in which every packet is
-one picture, and only if its first picture is the one PyAV shows. Its colours are PyAV's. What it
-does not tell is that its decoder had to conceal damage; PyAV does.
+one picture, and only if its first picture is the one PyAV shows.
+
+It does not tell that its decoder concealed damage, nor, before the end, that a picture was lost and
+all later ones moved up. PyAV tells both, so it decodes along, without converting anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import partial
 
 import decord
@@ -18,11 +21,23 @@ import numpy as np
 from latents.clip import ClipSpec
 from latents.errors import DecodeError
 from pipeline.frames import fit_picture
-from pipeline.pyav_video import PacketTimes, VideoProbe, packet_times
+from pipeline.packet_times import PacketTimes, packet_times
+from pipeline.pyav_video import VideoProbe, no_call
+from pipeline.pyav_video import read_pictures as read_by_pyav
 from pipeline.segments import Frame, Picture, PicturesRefusedError
 
 UNTIMED_FORMATS = frozenset({"avi", "mpeg", "mpegts"})
 """Containers without timestamps of their own, or in which a seek to the start misses it."""
+
+EQUAL_FORMATS = frozenset(
+    {
+        *("yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p"),
+        *("yuv411p", "yuva420p", "nv12", "gray", "gbrp", "rgb24", "bgr0"),
+    }
+)
+"""Pixel formats whose colours are PyAV's to the bit, whatever the matrix, range and transfer; at
+odd widths up to rounding. Not so with 10 bits and more, as in nearly all HDR: chroma is placed
+otherwise there, with differences of up to 93 of 255 at edges."""
 
 MAX_DIFFERENCE = 4.0
 """Mean absolute difference, of 255, between decord's and PyAV's first picture (they differ by
@@ -37,7 +52,12 @@ _NO_RECOVERY = 1e-9
 
 
 def read_pictures(
-    path: str, clip_spec: ClipSpec, *, probe: VideoProbe, source: str
+    path: str,
+    clip_spec: ClipSpec,
+    *,
+    probe: VideoProbe,
+    source: str,
+    on_progress: Callable[[], None] = no_call,
 ) -> Iterator[Picture]:
     """All pictures of a file in one pass from its start.
 
@@ -46,19 +66,23 @@ def read_pictures(
         clip_spec: The frames' size and fit.
         probe: The same file's first picture, by PyAV.
         source: URI, for messages.
+        on_progress: Called now and then while packets are listed.
 
     Raises:
         PicturesRefusedError: From the iterator, before or after some pictures, or from a picture's
             `render`; PyAV must be asked instead.
     """
-    times = _trusted_times(path, probe, source)
+    times = _trusted_times(path, probe, source, on_progress)
     reader = _Reader(path, clip_spec, probe)
     reader.check_times(times)
     if np.abs(reader.render(0).astype(np.int16) - probe.first_picture).mean() > MAX_DIFFERENCE:
         raise PicturesRefusedError("its first picture is not the one that PyAV decodes")
+    witness = read_by_pyav(path, clip_spec, source=source)
     for index, (tick, duration) in enumerate(zip(times.ticks, times.durations, strict=True)):
+        time = int(tick) * times.time_base - probe.first_time
+        _confirm(witness, time)
         yield Picture(
-            time=int(tick) * times.time_base - probe.first_time,
+            time=time,
             duration=int(duration) * times.time_base or None,
             render=partial(reader.render, index),
         )
@@ -66,13 +90,27 @@ def read_pictures(
     reader.render(len(times.ticks) - 1)
 
 
-def _trusted_times(path: str, probe: VideoProbe, source: str) -> PacketTimes:
+def _confirm(witness: Iterator[Picture], time: Fraction) -> None:
+    """Refuses unless the next picture of the witness is whole, and is that of this time."""
+    try:
+        seen = next(witness, None)
+    except DecodeError as error:
+        raise PicturesRefusedError(error.reason) from error
+    if seen is None or seen.is_damaged or seen.time != time:
+        raise PicturesRefusedError(f"its picture at {float(time):.2f} s is lost or damaged")
+
+
+def _trusted_times(
+    path: str, probe: VideoProbe, source: str, on_progress: Callable[[], None]
+) -> PacketTimes:
+    if probe.pixel_format not in EQUAL_FORMATS:
+        raise PicturesRefusedError(f"its colours ({probe.pixel_format}) come out otherwise")
     if probe.container_format in UNTIMED_FORMATS:
         raise PicturesRefusedError(
             f"{probe.container_format} has no timestamps that it can seek by"
         )
     try:
-        times = packet_times(path, source=source)
+        times = packet_times(path, source=source, on_progress=on_progress)
     except DecodeError as error:
         raise PicturesRefusedError(error.reason) from error
     if times is None or int(times.ticks[0]) * times.time_base != probe.first_time:

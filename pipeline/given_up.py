@@ -137,7 +137,7 @@ def _unreadable(source: UnreadableSource, wanted: Wanted, attempts: int) -> Quar
         segment=None,
         stage="read",
         recipe=wanted.admission,
-        error_class="DecodeError",
+        error_class=source.error_class,
         message=source.reason,
         attempts=attempts,
         versions=wanted.decode_versions,

@@ -28,7 +28,8 @@ from pipeline.recipes import (
 )
 from pipeline.run import Engine, JobResult
 from pipeline.settings import IngestSettings
-from pipeline.sources import HashedSource, KnownFile, Source, UnreadableSource, hash_sources
+from pipeline.source_hashing import hash_sources
+from pipeline.sources import HashedSource, KnownFile, Source, UnreadableSource
 
 
 def ingest(
@@ -130,13 +131,11 @@ def wanted_for(settings: IngestSettings, recipes: Mapping[str, Recipe]) -> Wante
 
 
 def known_files(snapshot: Snapshot, sources: Sequence[Source]) -> dict[str, KnownFile]:
-    """Size, time and digest of the sources that are on record, by URI."""
+    """What the log says of the files of sources that are on record, by URI."""
     uris = pa.array([source.uri for source in sources], pa.string())
     rows = snapshot.sources.filter(pc.is_in(snapshot.sources["uri"], value_set=uris))
-    return {
-        row["uri"]: KnownFile(size=row["size"], mtime_ns=row["mtime_ns"], digest=row["digest"])
-        for row in rows.select(["uri", "size", "mtime_ns", "digest"]).to_pylist()
-    }
+    columns = ["uri", "size", "mtime_ns", "etag", "digest"]
+    return {row.pop("uri"): KnownFile(**row) for row in rows.select(columns).to_pylist()}
 
 
 def hash_with_progress(

@@ -1,48 +1,56 @@
-"""Decoding in a child process, with a time limit: native decoders crash and hang on some files."""
+"""Decoding in a child process, with limits: native decoders crash, hang and run away on some files.
+
+A source is charged with what it does to its decoder, and no other one.
+"""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from multiprocessing.connection import Connection
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
-from latents.clip import Clip, ClipSpec, WindowSpec
-from latents.errors import ClipError, DecoderCrashedError, DecodeTimeoutError
-from pipeline.decode import (
-    Backend,
-    DecodeEvent,
-    SegmentRejected,
-    SoundPolicy,
-    SourceDecoded,
-    SourceTask,
+from latents.clip import ClipSpec, WindowSpec
+from latents.errors import (
+    ClipError,
+    DecoderCrashedError,
+    DecoderFaultError,
+    DecoderMemoryError,
+    DecoderStartError,
+    DecodeTimeoutError,
+    WorkerDiedError,
 )
-from pipeline.decode_messages import Message, Request, receive_message
+from pipeline.decode import Backend, DecodeEvent, SoundPolicy, SourceDecoded, SourceTask
+from pipeline.decode_messages import DecodingFailed
+from pipeline.decode_process import DecodeProcess, start_process
+from pipeline.memory_watch import MemoryExceededError
+from pipeline.source_attempts import SourceAttempts
 
-START_LIMIT_SECONDS = 60.0
-"""For a child to start; it takes a fraction of a second on an idle machine."""
+_MAX_LINE = 300
+"""Characters of an error that decoding raised."""
 
-EXIT_LIMIT_SECONDS = 5.0
-"""For a child whose pipe has closed to be gone by itself."""
 
-_LAST_WORDS_BYTES = 4096
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeLimits:
+    """What a decoder may take before it is killed, and how often a source is tried."""
+
+    time_seconds: float = 120.0
+    """Longest silence: it speaks when a source is open, and for each clip's length of it."""
+    memory_bytes: int = 2 * 2**30
+    """Physical memory that its process may hold; 0 for no limit."""
+    attempts: int = 2
+    """Deaths at the same segment of a source that end it."""
 
 
 class IsolatedDecoder:
     """Decodes sources in a child process, which is started anew after it was lost.
 
-    One for each thread that decodes. A source that crashes or hangs the decoder is charged with
-    it, and no other one.
+    One for each thread that decodes.
 
     Args:
-        time_limit_seconds: A child that has not decoded one clip's length of the source for so
-            long is killed.
+        limits: What a child may take.
+        should_stop: Asked every tenth of a second while a child is waited for. Once true, the
+            child is killed and the events end without `SourceDecoded`.
         decode_function: ``module:function`` that the child calls, with the signature of
             `pipeline.decode.decode_source`.
     """
@@ -50,13 +58,15 @@ class IsolatedDecoder:
     def __init__(
         self,
         *,
-        time_limit_seconds: float = 120.0,
+        limits: DecodeLimits | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
         decode_function: str = "pipeline.decode:decode_source",
     ) -> None:
-        self._time_limit_seconds = time_limit_seconds
+        self._limits = limits or DecodeLimits()
+        self._should_stop = should_stop
         self._decode_function = decode_function
-        self._idle: _Child | None = None
-        self._busy: set[_Child] = set()
+        self._idle: DecodeProcess | None = None
+        self._busy: set[DecodeProcess] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -89,22 +99,37 @@ class IsolatedDecoder:
     ) -> Iterator[DecodeEvent]:
         """Events of a source as `pipeline.decode.decode_source` yields them.
 
+        When the child dies, hangs, runs away or fails, the source is given to another, less the
+        segments that have come out; `SourceAttempts` says how often, and what is charged then.
+
         The child waits while the events are not taken. An iterator that is closed early costs its
         child; the next source gets a new one.
 
         Raises:
-            RuntimeError: Decoding failed for a reason that is not the source's.
+            DecoderStartError: No child can decode here.
         """
-        options = {
-            "clip_spec": clip_spec,
-            "window_spec": window_spec,
-            "sound": sound,
-            "backend": backend,
-        }
+        attempts = SourceAttempts(task, backend=backend, max_attempts=self._limits.attempts)
+        options = {"clip_spec": clip_spec, "window_spec": window_spec, "sound": sound}
+        while True:
+            try:
+                for event in self._events(attempts.rest, options | {"backend": attempts.backend}):
+                    if attempts.is_new(event):
+                        yield event
+                return
+            except _StopAskedError:
+                return
+            except ClipError as error:
+                last = error
+            if not attempts.may_go_on(last):
+                yield from attempts.give_up(last)
+                return
+
+    def _events(self, task: SourceTask, options: dict[str, object]) -> Iterator[DecodeEvent]:
+        """One attempt; raises what ended it as an error of the source."""
         child = self._take_child()
         is_done = False
         try:
-            for event in self._events(child, task, options):
+            for event in self._answers(child, task, options):
                 # Before the last event is given: who takes it need not ask for more.
                 if isinstance(event, SourceDecoded):
                     is_done = self._put_back(child)
@@ -114,16 +139,20 @@ class IsolatedDecoder:
                 self._busy.discard(child)
                 child.end()
 
-    def _take_child(self) -> _Child:
+    def _take_child(self) -> DecodeProcess:
         child, self._idle = self._idle, None
         if child is None or not child.is_alive():
             if child is not None:
                 child.end()
-            child = _Child(self._decode_function)
+            child = start_process(
+                self._decode_function,
+                memory_bytes=self._limits.memory_bytes,
+                look=self._require_going_on,
+            )
         self._busy.add(child)
         return child
 
-    def _put_back(self, child: _Child) -> bool:
+    def _put_back(self, child: DecodeProcess) -> bool:
         """Keeps a child for the next source, unless it is dead or one is waiting already."""
         if self._idle is not None or not child.is_alive():
             return False
@@ -131,146 +160,54 @@ class IsolatedDecoder:
         self._idle = child
         return True
 
-    def _events(
-        self, child: _Child, task: SourceTask, options: dict[str, object]
+    def _require_going_on(self) -> None:
+        if self._should_stop():
+            raise _StopAskedError
+
+    def _answers(
+        self, child: DecodeProcess, task: SourceTask, options: dict[str, object]
     ) -> Iterator[DecodeEvent]:
-        running = _RunningSegment(task)
+        limits = self._limits
         try:
             child.request(task, options)
             while True:
-                message = child.receive(self._time_limit_seconds)
-                if isinstance(message, str):
-                    raise RuntimeError(
-                        f"decoding {task.uri} failed, and not by its own fault:\n{message}"
-                    )
-                if message is None:
-                    continue
-                running.see(message)
-                yield message
+                message = child.receive(limits.time_seconds)
+                if isinstance(message, DecodingFailed):
+                    raise _failure(task, message)
+                if message is not None:
+                    yield message
                 if isinstance(message, SourceDecoded):
                     return
         except TimeoutError:
-            child.end()
-            reason = f"the decoder gave nothing for {self._time_limit_seconds:g} s and was killed"
-            yield from running.give_up(DecodeTimeoutError(task.uri, reason))
+            reason = f"the decoder gave nothing for {limits.time_seconds:g} s and was killed"
+            raise DecodeTimeoutError(task.uri, reason) from None
+        except MemoryExceededError as error:
+            raise DecoderMemoryError(task.uri, _too_much_memory(error)) from None
         except (EOFError, OSError):
-            reason = f"the decoder's process {child.describe_death()}"
-            yield from running.give_up(DecoderCrashedError(task.uri, reason))
+            death = child.death()
+            kind = WorkerDiedError if death.is_from_outside else DecoderCrashedError
+            raise kind(task.uri, f"the decoder's process {death}") from None
         except ValueError as error:
-            child.end()
             reason = f"the decoder's process gave what is no answer: {error}"
-            yield from running.give_up(DecoderCrashedError(task.uri, reason))
+            raise DecoderCrashedError(task.uri, reason) from None
 
 
-class _RunningSegment:
-    """Which segment of a source the child is at, as far as its events tell."""
-
-    def __init__(self, task: SourceTask) -> None:
-        self._skipped = task.skip_segments
-        self._next = 0
-
-    def see(self, event: DecodeEvent) -> None:
-        if isinstance(event, Clip | SegmentRejected) and event.segment is not None:
-            self._next = event.segment + 1
-
-    def give_up(self, error: ClipError) -> Iterator[DecodeEvent]:
-        """Rejects the segment, or the source if nothing of it was decoded, and ends."""
-        while self._next in self._skipped:
-            self._next += 1
-        segment = self._next or None
-        yield SegmentRejected(segment=segment, error=error)
-        yield SourceDecoded(num_segments=0 if segment is None else segment + 1)
+class _StopAskedError(Exception):
+    """Decoding was asked to stop while a child was waited for."""
 
 
-class _Child:
-    """One child process and the pipes to it.
-
-    Raises:
-        RuntimeError: It does not start.
-    """
-
-    def __init__(self, decode_function: str) -> None:
-        request_reader, request_writer = os.pipe()
-        event_reader, event_writer = os.pipe()
-        self._requests = Connection(request_writer, readable=False)
-        self._events = Connection(event_reader, writable=False)
-        self._request: Request | None = None
-        # FFmpeg's chatter; a file, because a pipe that nobody reads would block the child. `end`
-        # closes it.
-        self._stderr: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-        arguments = [str(request_reader), str(event_writer), decode_function]
-        try:
-            self._process = subprocess.Popen(
-                # -P: no module in the working folder may shadow ours.
-                [sys.executable, "-P", "-m", "pipeline.decode_child", *arguments],
-                pass_fds=(request_reader, event_writer),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._stderr,
-                env=_environment(),
-                # Out of reach of a terminal's Ctrl-C, from the first moment.
-                process_group=0,
-            )
-        finally:
-            os.close(request_reader)
-            os.close(event_writer)
-        self._await_start()
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def request(self, task: SourceTask, options: dict[str, object]) -> None:
-        # The child shares the offset and is not writing now.
-        self._stderr.seek(0)
-        self._stderr.truncate()
-        self._request = task, options
-        self._requests.send(self._request)
-
-    def receive(self, limit_seconds: float) -> Message:
-        """The next message; raises as `receive_message`."""
-        return receive_message(self._events, self._request, limit_seconds=limit_seconds)
-
-    def end(self) -> None:
-        """Kills the child, whatever it does, and closes the pipes; may be called again."""
-        self._process.kill()
-        self._process.wait()
-        self._requests.close()
-        self._events.close()
-        self._stderr.close()
-
-    def describe_death(self) -> str:
-        """How the child ended, and the last that it said."""
-        try:
-            status = self._process.wait(EXIT_LIMIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            status = self._process.wait()
-        if status >= 0:
-            how = f"exited with status {status}"
-        else:
-            how = f"was killed by {signal.Signals(-status).name}"
-            if -status == signal.SIGKILL:
-                how += ", as the system does when memory runs out"
-        words = self._last_words()
-        return f"{how}; it last said: {words}" if words else how
-
-    def _await_start(self) -> None:
-        try:
-            self.receive(START_LIMIT_SECONDS)
-        except (EOFError, OSError, ValueError) as error:
-            death = self.describe_death()
-            self.end()
-            raise RuntimeError(f"a decoder process did not start: it {death}") from error
-
-    def _last_words(self) -> str:
-        size = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, size - _LAST_WORDS_BYTES))
-        lines = self._stderr.read().decode(errors="replace").split("\n")
-        return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
+def _failure(task: SourceTask, message: DecodingFailed) -> ClipError | DecoderStartError:
+    if message.is_import:
+        return DecoderStartError(
+            f"the decoding process lacks a module, so nothing can be decoded ({task.uri} was the "
+            f"first). Mend the installation and run the same command again:\n{message.traceback}"
+        )
+    return DecoderFaultError(task.uri, f"the decoder failed: {message.last_line[:_MAX_LINE]}")
 
 
-def _environment() -> dict[str, str]:
-    """This process's, with the folder that holds these packages on the import path."""
-    root = str(Path(__file__).resolve().parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+def _too_much_memory(error: MemoryExceededError) -> str:
+    found, limit = (number // 2**20 for number in (error.found_bytes, error.limit_bytes))
+    return (
+        f"the decoder held {found} MiB of memory, over the {limit} MiB of run.memory_limit_bytes, "
+        "and was killed"
+    )

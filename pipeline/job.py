@@ -5,9 +5,7 @@ Nothing here imports torch, so that decoding workers stay small.
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,10 +15,10 @@ from numpy.typing import NDArray
 from latents.cache.layout import CacheLayout, find_cache
 from latents.cache.reader import CachedClip, read_tensor
 from latents.clip import Clip, ClipKey, loudness_dbfs
-from latents.durable import reason
-from latents.errors import DecodeError
+from latents.errors import ClipError
 from pipeline.decode import SegmentRejected, SourceDecoded, SourceTask
-from pipeline.isolation import IsolatedDecoder
+from pipeline.fetched_files import FetchedFiles
+from pipeline.isolation import DecodeLimits, IsolatedDecoder
 from pipeline.settings import IngestSettings
 
 
@@ -87,7 +85,7 @@ class LatentScale:
 class SourceUnread:
     """A source whose file is gone or has other bytes by now; it may be back another time."""
 
-    error: DecodeError
+    error: ClipError
 
 
 ProducerEvent = ClipTensors | SegmentRejected | SourceUnread | SourceDecoded
@@ -104,21 +102,42 @@ class ClipProducer(Protocol):
 
 
 class DecodeClips:
-    """Clips from sources, decoded in a child process."""
+    """Clips from sources, decoded in a child process.
 
-    def __init__(self, settings: IngestSettings) -> None:
+    Args:
+        settings: What is decoded how, and the limits.
+        should_stop: Once true, decoding is left within a tenth of a second, and a source's events
+            end without `SourceDecoded`.
+    """
+
+    def __init__(
+        self, settings: IngestSettings, *, should_stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        run = settings.run
         self._settings = settings
-        self._decoder = IsolatedDecoder(time_limit_seconds=settings.run.time_limit_seconds)
+        self._files = FetchedFiles(should_stop=should_stop)
+        self._decoder = IsolatedDecoder(
+            limits=DecodeLimits(
+                time_seconds=run.time_limit_seconds,
+                memory_bytes=run.memory_limit_bytes,
+                attempts=run.decode_attempts,
+            ),
+            should_stop=should_stop,
+        )
 
     def produce(self, task: Task) -> Iterator[ProducerEvent]:
         """Decodes a source or renders a scene."""
         assert isinstance(task, SourceTask)
-        if fault := _fault_of_file(task):
-            yield SourceUnread(error=DecodeError(task.uri, fault))
+        try:
+            local = self._files.localise(task)
+        except ClipError as error:
+            yield SourceUnread(error=error)
             yield SourceDecoded(num_segments=0)
             return
+        if local is None:
+            return
         for event in self._decoder.decode(
-            task,
+            local,
             clip_spec=self._settings.clip,
             window_spec=self._settings.window,
             sound=self._settings.sound,
@@ -127,25 +146,9 @@ class DecodeClips:
             yield decoded_tensors(event, task.fields) if isinstance(event, Clip) else event
 
     def close(self) -> None:
-        """Ends the child process."""
+        """Ends the child process and removes what was fetched."""
         self._decoder.close()
-
-
-def _fault_of_file(task: SourceTask) -> str | None:
-    """Why a file does not have the bytes that were hashed: its digest would name others."""
-    if task.path is None:
-        return None
-    try:
-        stat = os.stat(task.path)
-        if (stat.st_size, stat.st_mtime_ns) == (task.size, task.mtime_ns):
-            return None
-        with open(task.path, "rb") as file:
-            # Copied or touched, it still has them.
-            if hashlib.file_digest(file, "sha256").hexdigest() == task.digest:
-                return None
-    except OSError as error:
-        return f"the file cannot be read ({reason(error)})"
-    return "the file changed since it was hashed; ingest it again once it is whole"
+        self._files.close()
 
 
 def decoded_tensors(clip: Clip, fields: tuple[str, ...]) -> ClipTensors:
@@ -213,17 +216,20 @@ class ReadCachedClips:
 
 
 class ProduceClips:
-    """Clips of any task, each by the producer for its kind."""
+    """Clips of any task, each by the producer for its kind; ``should_stop`` as `DecodeClips`."""
 
-    def __init__(self, job: EncodeJob) -> None:
+    def __init__(self, job: EncodeJob, *, should_stop: Callable[[], bool] = lambda: False) -> None:
         self._job = job
+        self._should_stop = should_stop
         self._decoder: DecodeClips | None = None
         self._reader: ReadCachedClips | None = None
 
     def produce(self, task: Task) -> Iterator[ProducerEvent]:
         """Clips and rejections of a task, then its end."""
         if isinstance(task, SourceTask):
-            self._decoder = self._decoder or DecodeClips(self._job.settings)
+            self._decoder = self._decoder or DecodeClips(
+                self._job.settings, should_stop=self._should_stop
+            )
             yield from self._decoder.produce(task)
         else:
             self._reader = self._reader or ReadCachedClips(find_cache(self._job.cache_url))

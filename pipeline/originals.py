@@ -27,8 +27,9 @@ from pipeline.job import (
 )
 from pipeline.recorded import Recorded
 from pipeline.settings import IngestSettings
+from pipeline.source_hashing import hash_sources
 from pipeline.source_rows import source_task
-from pipeline.sources import HashedSource, hash_sources, source_of_uri
+from pipeline.sources import HashedSource, source_of_uri
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

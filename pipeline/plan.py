@@ -249,6 +249,8 @@ class _Planner:
         for name in ("size", "mtime_ns"):
             now = pa.array([getattr(source, name) for source in sources], pa.int64())
             is_same = pc.and_(is_same, pc.equal(record[name], now))
+        etags = pa.array([source.etag for source in sources], pa.string())
+        is_same = pc.and_(is_same, pc.equal(record["etag"], etags))
         is_noted: NDArray[np.bool_] = _whole(pc.fill_null(is_same, False)).to_numpy(False)
         self._noted = {uri for uri, noted in zip(uris, is_noted, strict=True) if noted}
         return is_noted

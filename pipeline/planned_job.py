@@ -20,6 +20,7 @@ from latents.cache.snapshot import Snapshot, load_snapshot
 from latents.fields import FIELDS, LEVELS, Level, to_compute
 from latents.recipe import Recipe, recipe_differences
 from latents.store.shard_writers import shard_writer_of
+from pipeline.calibration import require_calibration
 from pipeline.committer import Committer
 from pipeline.current_ref import CurrentRef
 from pipeline.decode import SourceTask
@@ -28,6 +29,7 @@ from pipeline.job import EncodeJob, LatentScale
 from pipeline.job_plan import JobPlan, Reason, Wanted
 from pipeline.leaving import leaving_sources
 from pipeline.plan import plan_job
+from pipeline.precision import precisions
 from pipeline.recipes import Encoders, encode_versions, require_fitting
 from pipeline.run import Engine, JobResult, Outcome, run_tasks
 from pipeline.settings import IngestSettings, Precision
@@ -116,6 +118,8 @@ def carry_out(
         JobError: Any other fault that is not a source's.
     """
     layout, plan, wanted = job.layout, job.plan, job.wanted
+    work = _encode_job(job, device)
+    require_calibration(work, layout)
     make_missing_checkpoints(layout, job.snapshot.commit)
     write_recipes(layout, wanted.recipes.values())
     committer = _open_committer(job, purpose)
@@ -139,13 +143,14 @@ def carry_out(
 
     rejections = _Rejections(job)
     outcome = run_tasks(
-        _encode_job(job, device),
+        work,
         Tasks(plan, job.snapshot, wanted),
         engine=engine,
         committer=committer,
         to_quarantine=rejections.row,
         on_finished=on_finished,
         in_two_parts=plan.in_two_parts,
+        purpose=purpose,
         unit=_UNITS[purpose],
     )
     num_left = _let_go(job, committer)
@@ -171,12 +176,16 @@ def carry_out(
         commit=commit,
         current_stays=current.why_not,
         seconds=time.monotonic() - started,
+        num_windows_encoded=outcome.tally.num_windows,
+        causes=dict(outcome.causes.most_common()),
+        busy_shares=outcome.busy_shares,
     )
 
 
 def _open_committer(job: PlannedJob, purpose: Purpose) -> Committer:
     run = job.settings.run
     write_shard = shard_writer_of(run.store)
+    precision = precisions(job.settings)
     return Committer(
         job.layout,
         recipes=job.wanted.recipes,
@@ -188,8 +197,8 @@ def _open_committer(job: PlannedJob, purpose: Purpose) -> Committer:
         versions=encode_versions(),
         tolerances={
             "clip": 0.0,
-            "kl": TOLERANCES[job.settings.kl_vae.precision],
-            "perceptual": TOLERANCES[job.settings.autoencoder.precision],
+            "kl": TOLERANCES[precision.kl],
+            "perceptual": TOLERANCES[precision.modal],
         },
         run={
             "command": purpose,

@@ -28,6 +28,7 @@ class Tally:
 
     num_done: int = 0
     num_clips: int = 0
+    num_windows: int = 0
     num_failures: int = 0
     num_images: int = 0
 

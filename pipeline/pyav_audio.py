@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import av
@@ -20,12 +21,17 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from latents.errors import DecodeError, MissingSoundError
-from pipeline.pyav_video import open_file
+from pipeline.pyav_video import decode_errors, open_file
+from pipeline.sound_placement import (
+    PlacedBlock,
+    SoundBlock,
+    place_blocks,
+    without_false_times,
+)
 
-SYNC_TOLERANCE_SECONDS = Fraction(40, 1000)
-"""Blocks follow each other without a seam while their timestamps say the same within this much:
-Vorbis blocks are stamped up to 21 ms off, Matroska rounds to 1 ms, and clocks drift. Below what is
-noticed (45 ms, ITU-R BT.1359); beyond it, gaps are filled with zeros and overlaps trimmed."""
+SAMPLE_RATES = range(1000, 768_001)
+"""Hz, of the sound that is accepted. What states another rate is damaged: no recording has it, and
+mel images could not be made of it."""
 
 _UNTIMED_FORMATS = frozenset({"avi"})
 """Containers that hold no timestamps; what FFmpeg makes up from their headers can be far off."""
@@ -40,12 +46,16 @@ class PyavSound:
 
     A packet that cannot be decoded leaves a gap, and a file that breaks off ends the sound: both
     are then missing from what `read` says is present.
+
+    Raises:
+        MissingSoundError: Nothing of the stream can be decoded.
+        DecodeError: Its rate is not one of `SAMPLE_RATES`.
     """
 
     def __init__(
         self, container: InputContainer, stream: AudioStream, *, source: str, start_time: Fraction
     ) -> None:
-        self._source = source
+        self._source, self._start_time = source, start_time
         self._frames = _decode_frames(container, stream)
         first = next(self._frames, None)
         if first is None:
@@ -54,10 +64,14 @@ class PyavSound:
             )
         self.sample_rate = first.sample_rate
         self._num_channels = first.layout.nb_channels
+        self._check_rate()
+        self._change: DecodeError | None = None
         self._blocks = self._place(
-            first, start_time, is_timed=container.format.name not in _UNTIMED_FORMATS
+            first,
+            is_timed=container.format.name not in _UNTIMED_FORMATS,
+            is_vorbis=stream.codec_context.name == "vorbis",
         )
-        self._block: tuple[int, _Samples] | None = next(self._blocks, None)
+        self._block: PlacedBlock | None = next(self._blocks, None)
 
     def read(self, first_sample: int, num_samples: int) -> tuple[_Samples, NDArray[np.bool_]]:
         """Sound (channel, sample), zero where there is none, and where there is some (sample).
@@ -69,55 +83,55 @@ class PyavSound:
         present = np.zeros(num_samples, np.bool_)
         stop_sample = first_sample + num_samples
         while self._block is not None:
-            position, samples = self._block
-            block_stop = position + samples.shape[1]
-            first, stop = max(position, first_sample), min(block_stop, stop_sample)
+            block = self._block
+            first, stop = max(block.position, first_sample), min(block.stop, stop_sample)
             if first < stop:
-                waveform[:, first - first_sample : stop - first_sample] = samples[
-                    :, first - position : stop - position
+                waveform[:, first - first_sample : stop - first_sample] = block.samples[
+                    :, first - block.position : stop - block.position
                 ]
                 present[first - first_sample : stop - first_sample] = True
-            if block_stop >= stop_sample:
+            if block.stop >= stop_sample:
                 # Kept, since the next clip may begin within it.
                 break
             self._block = next(self._blocks, None)
         return waveform, present
 
     def _place(
-        self, first: AudioFrame, start_time: Fraction, *, is_timed: bool
-    ) -> Iterator[tuple[int, _Samples]]:
-        """Blocks and the position of their first sample, without overlaps."""
-        tolerance = SYNC_TOLERANCE_SECONDS * self.sample_rate
-        frame: AudioFrame | None = first
-        stop: int | None = None
-        while frame is not None:
-            self._check_layout(frame)
-            samples = _to_float(frame)
-            stated = self._position(frame, start_time)
-            if stop is None:
-                position = 0 if stated is None else stated
-            elif stated is None or not is_timed or abs(stated - stop) <= tolerance:
-                position = stop
-            else:
-                position = max(stated, stop)
-                samples = samples[:, position - stated :]
-            if samples.shape[1]:
-                stop = position + samples.shape[1]
-                yield position, samples
-            frame = next(self._frames, None)
+        self, first: AudioFrame, *, is_timed: bool, is_vorbis: bool
+    ) -> Iterator[PlacedBlock]:
+        rate = self.sample_rate
+        stated = self._stated_blocks(first)
+        blocks = stated if is_timed else without_false_times(stated, sample_rate=rate)
+        yield from place_blocks(blocks, sample_rate=rate, biased_by_length=is_vorbis)
+        # Only now: blocks are read ahead, and those before the change are sound all the same.
+        if self._change is not None:
+            raise self._change
 
-    def _position(self, frame: AudioFrame, start_time: Fraction) -> int | None:
+    def _stated_blocks(self, first: AudioFrame) -> Iterator[SoundBlock]:
+        """Blocks until the rate or the number of channels changes, where they say they lie."""
+        wanted = (self.sample_rate, self._num_channels)
+        for frame in chain([first], self._frames):
+            found = (frame.sample_rate, frame.layout.nb_channels)
+            if found != wanted:
+                self._change = DecodeError(
+                    self._source,
+                    f"its sound changes from {wanted[0]} Hz and {wanted[1]} channels "
+                    f"to {found[0]} Hz and {found[1]} channels",
+                )
+                return
+            yield SoundBlock(samples=_to_float(frame), stated=self._stated_position(frame))
+
+    def _stated_position(self, frame: AudioFrame) -> int | None:
         if frame.pts is None or frame.time_base is None:
             return None
-        return round((frame.pts * frame.time_base - start_time) * self.sample_rate)
+        return round((frame.pts * frame.time_base - self._start_time) * self.sample_rate)
 
-    def _check_layout(self, frame: AudioFrame) -> None:
-        found = (frame.sample_rate, frame.layout.nb_channels)
-        if found != (self.sample_rate, self._num_channels):
+    def _check_rate(self) -> None:
+        if self.sample_rate not in SAMPLE_RATES:
             raise DecodeError(
                 self._source,
-                f"its sound changes from {self.sample_rate} Hz and {self._num_channels} channels "
-                f"to {found[0]} Hz and {found[1]} channels",
+                f"its sound is said to have {self.sample_rate} samples a second; "
+                f"{SAMPLE_RATES.start} to {SAMPLE_RATES.stop - 1} are accepted",
             )
 
 
@@ -128,19 +142,40 @@ def open_sound(path: str, *, source: str, start_time: Fraction) -> Iterator[Pyav
     Args:
         path: Local file.
         source: URI, for messages.
-        start_time: Presentation time, in seconds, of sample 0.
+        start_time: Presentation time, in seconds, of sample 0, as FFmpeg states it of pictures.
 
     Raises:
-        DecodeError: The file cannot be opened.
+        DecodeError: The file cannot be opened, or its sound has a rate out of `SAMPLE_RATES`.
         MissingSoundError: There is an audio stream, but no sound in it.
     """
     with open_file(path, source=source) as container:
+        if container.format.name in _UNTIMED_FORMATS:
+            start_time -= _invented_delay(path, source=source)
         stream = container.streams.best("audio")
         # The best of all streams, not of those that FFmpeg has a decoder for.
         if isinstance(stream, AudioStream) and stream.codec_context is not None:
             yield PyavSound(container, stream, source=source, start_time=start_time)
         else:
             yield None
+
+
+def _invented_delay(path: str, *, source: str) -> Fraction:
+    """Seconds by which FFmpeg puts pictures later than their packets, in a file that does neither.
+
+    It allows for pictures that may be out of order, in pictures alone: AVI shows the first one at
+    the time of its packet, and sound is counted from there.
+    """
+    with (
+        open_file(path, source=source) as container,
+        decode_errors(source, "its packets cannot be read"),
+    ):
+        stream = container.streams.best("video")
+        if stream is None:
+            return Fraction(0)
+        packet = next(container.demux(stream))
+        if packet.pts is None or packet.dts is None:
+            return Fraction(0)
+        return Fraction((packet.pts - packet.dts) * packet.time_base)
 
 
 def _decode_frames(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:

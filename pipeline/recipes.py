@@ -10,13 +10,15 @@ from latents.errors import ConfigError
 from latents.fields import LEVELS, Level
 from latents.mel import mel_spec
 from latents.models.frozen_modal_encoders import ModalIdentity
-from latents.models.kl_vae import EncoderIdentity
+from latents.models.kl_vae_identity import EncoderIdentity
 from latents.recipe import Canonical, Recipe, canonical_json, sha256_hex
+from pipeline.calibration_bounds import BOUNDS, wants_calibration
+from pipeline.precision import precisions
 from pipeline.settings import IngestSettings
 
-VIDEO_IMPLEMENTATION = 1
+VIDEO_IMPLEMENTATION = 2
 """Raised when decoding, frame picking or fitting changes its numbers."""
-AUDIO_IMPLEMENTATION = 2
+AUDIO_IMPLEMENTATION = 3
 """Raised when sound decoding or its alignment changes its numbers. Where it moves the frames beside
 which there is sound, so must the one above be: every row records them, and windows lie in them."""
 KL_IMPLEMENTATION = 1
@@ -72,8 +74,13 @@ def kl_recipes(settings: IngestSettings, encoder: EncoderIdentity) -> dict[str, 
     clip = clip_recipes(settings)
     kl_vae: dict[str, Canonical] = {
         **encoder.specification(),
-        "precision": settings.kl_vae.precision,
+        "precision": precisions(settings).kl,
     }
+    if settings.kl_vae.compile:
+        kl_vae["compiled"] = True
+    if wants_calibration(settings):
+        # The bounds and not what was measured, which differs a little each time.
+        kl_vae["calibrated"] = {**BOUNDS.canonical}
     return {
         "kl.video": Recipe(
             field="kl.video",
@@ -111,7 +118,7 @@ def perceptual_recipes(settings: IngestSettings, encoders: Encoders) -> dict[str
             specification={
                 "encoder": {
                     **identity.specification(),
-                    "precision": settings.autoencoder.precision,
+                    "precision": precisions(settings).modal,
                 },
                 "window": _window(settings),
             },

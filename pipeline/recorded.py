@@ -13,7 +13,7 @@ from latents.clip import ClipSpec, WindowSpec
 from latents.errors import CacheError, ConfigError, ModelError
 from latents.mel import MelSpec, mel_spec
 from latents.models.frozen_modal_encoders import ModalEncoderIdentity, ModalIdentity
-from latents.models.kl_vae import EncoderIdentity
+from latents.models.kl_vae_identity import EncoderIdentity
 from latents.recipe import Recipe, canonical_json, is_sha256_hex
 from pipeline.decode import SoundPolicy
 from pipeline.recipes import Encoders
@@ -63,6 +63,7 @@ class RecordedEncoding:
     kl: Recorded
     encoders: Encoders
     kl_vae_precision: Precision
+    is_compiled: bool
     modal_precision: Precision
 
     def settings(
@@ -90,7 +91,9 @@ class RecordedEncoding:
         return replace(
             base,
             mel=MelSettings(name=mel),
-            kl_vae=KLVAESettings(source=kl_vae, precision=self.kl_vae_precision),
+            kl_vae=KLVAESettings(
+                source=kl_vae, precision=self.kl_vae_precision, compile=self.is_compiled
+            ),
             autoencoder=AutoencoderSettings(source=autoencoder, precision=self.modal_precision),
             sound=sound,
             run=replace(base.run, device=device),
@@ -134,6 +137,7 @@ def _encoding(recipes: Mapping[str, Recipe]) -> RecordedEncoding:
         kl=_kl_level(kl_video, kl_audio),
         encoders=Encoders(kl_vae=kl_vae, modal=modal),
         kl_vae_precision=_table(kl_video)["kl_vae"]["precision"],
+        is_compiled=_table(kl_video)["kl_vae"].get("compiled", False),
         modal_precision=precisions[0],
     )
 
@@ -179,7 +183,10 @@ def recorded_settings(layout: CacheLayout) -> dict[str, Any]:
         if "kl.audio" in recipes:
             sound = _table(read_recipe(layout, recipes["kl.audio"]))
             tables["window"] = sound["window"]
-            tables["kl_vae"] = {"precision": sound["kl_vae"]["precision"]}
+            tables["kl_vae"] = {
+                "precision": sound["kl_vae"]["precision"],
+                "compile": sound["kl_vae"].get("compiled", False),
+            }
             tables["mel"] = {"name": _mel_name(sound["mel"])}
         if "perceptual.audio" in recipes:
             encoder = _table(read_recipe(layout, recipes["perceptual.audio"]))["encoder"]

@@ -112,12 +112,13 @@ def recorded_sources(
     snapshot: Snapshot, *, part: tuple[int, int] | None = None
 ) -> list[HashedSource]:
     """The sources on record, as they were when they were last seen."""
-    columns = ["uri", "size", "mtime_ns", "digest"]
+    columns = ["uri", "size", "mtime_ns", "etag", "digest"]
     found = [
         HashedSource(
             source=source_of_uri(row["uri"]),
             size=row["size"],
             mtime_ns=row["mtime_ns"],
+            etag=row["etag"],
             digest=row["digest"],
         )
         for row in snapshot.sources.select(columns).to_pylist()

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from latents.cache.rows import QuarantineRow
 from latents.errors import FailureBudgetError, InterruptedJobError
 from pipeline.committer import Committer
 from pipeline.decode import SourceTask
+from pipeline.figures import Figures
 from pipeline.job import EncodeJob, Task
-from pipeline.progress import Tally, show_progress
+from pipeline.progress import Tally
+from pipeline.run_folder import RunFolder
+from pipeline.run_watch import watching
+from pipeline.stage_clock import StageClock, StageTime, StageTimes
 from pipeline.stages import ClipRejected, EncodedClip, SourceFinished, StageEvent
+from pipeline.stop_request import StopRequest
+from pipeline.stop_signals import StopSignals
 
 BUDGET_MIN_SOURCES = 200
 """From so many finished sources on, more than half of them failing stops the run."""
 BUDGET_IN_A_ROW = 100
 """So many failing one after the other stop the run."""
+
+
+EngineEvent = StageEvent | StageTime
 
 
 class Engine(Protocol):
@@ -31,9 +40,22 @@ class Engine(Protocol):
         """Gets ready; called before signal handlers are set, and only where there is work."""
 
     def run(
-        self, job: EncodeJob, tasks: Sequence[Task], should_stop: Callable[[], bool]
-    ) -> Generator[StageEvent, None, None]:
-        """Events of all tasks; for one source, its end comes after its clips."""
+        self, job: EncodeJob, tasks: Sequence[Task], stop: StopRequest
+    ) -> Generator[EngineEvent, None, None]:
+        """Events of all tasks; for one source, its end comes after its clips.
+
+        In between, where it can tell, how long its workers were busy.
+
+        Asked to finish, it begins no source, and ends those in hand after the clip they are at.
+        """
+
+
+@runtime_checkable
+class Publisher(Protocol):
+    """An engine that has a place of its own where the figures of a run are seen."""
+
+    def publish(self, figures: Figures) -> None:
+        """Brings them there; called from another thread, every few seconds and at the end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +82,12 @@ class JobResult:
     current_stays: str | None
     """Why ``refs/current`` was not moved to what this job made; None where it was."""
     seconds: float
+    num_windows_encoded: int
+    """Of the clips that were encoded."""
+    causes: Mapping[str, int]
+    """How many were given up in this run by which class of error."""
+    busy_shares: Mapping[str, float]
+    """By stage, which share of its workers' time it was busy."""
 
 
 @dataclass(slots=True)
@@ -75,6 +103,8 @@ class Outcome:
     in_two_parts: set[str] = field(default_factory=set)
     """Clips of which the first part is still to come; they count with the second."""
     num_videos_opened: int = 0
+    busy_shares: Mapping[str, float] = field(default_factory=dict)
+    """By stage, once the run is over."""
 
     def accept(self, encoded: EncodedClip) -> None:
         """Counts a clip that became rows."""
@@ -84,6 +114,7 @@ class Outcome:
             self.in_two_parts.remove(key)
         else:
             self.tally.num_clips += 1
+            self.tally.num_windows += encoded.grid.num_windows
         self.tally.num_images += encoded.num_kl_images
 
     def reject(self, rejected: ClipRejected) -> None:
@@ -121,9 +152,10 @@ def run_tasks(
     to_quarantine: Callable[[ClipRejected], QuarantineRow],
     on_finished: Callable[[SourceFinished], None] = lambda event: None,
     in_two_parts: Collection[str] = (),
+    purpose: str,
     unit: str,
 ) -> Outcome:
-    """Works on all tasks with progress, and commits what is finished, when interrupted too.
+    """Works on all tasks, seen by all, and commits what is finished, when interrupted too.
 
     Args:
         job: What the workers must know.
@@ -133,6 +165,7 @@ def run_tasks(
         to_quarantine: The row of a rejected clip or source.
         on_finished: Called for each finished task, before it is counted.
         in_two_parts: Clips that come by two tasks, each with some of the fields.
+        purpose: What the run is for, as its folder says.
         unit: What a task is called in progress.
 
     Raises:
@@ -141,31 +174,79 @@ def run_tasks(
         JobError: Any other fault that is not a clip's.
     """
     outcome = Outcome(in_two_parts=set(in_two_parts))
-    with show_progress("encoded", len(tasks), unit=unit) as report:
+    if not tasks:
+        committer.flush()
+        return outcome
 
-        def take(event: StageEvent) -> None:
-            if isinstance(event, EncodedClip):
-                # A clip made again after a worker's death is neither stored nor counted twice.
-                if committer.add_clip(event):
-                    outcome.accept(event)
-            elif isinstance(event, ClipRejected):
-                committer.add_quarantine(to_quarantine(event))
-                outcome.reject(event)
-            else:
-                on_finished(event)
-                outcome.finish(event.task)
-            report(outcome.tally)
+    def take(event: StageEvent) -> None:
+        if isinstance(event, EncodedClip):
+            # A clip made again after a worker's death is neither stored nor counted twice.
+            if committer.add_clip(event):
+                outcome.accept(event)
+        elif isinstance(event, ClipRejected):
+            committer.add_quarantine(to_quarantine(event))
+            outcome.reject(event)
+        else:
+            on_finished(event)
+            outcome.finish(event.task)
 
-        _drive(engine, job, tasks, committer, take)
+    stop = StopRequest(drain_seconds=job.settings.run.drain_seconds)
+    seen = _Seen(outcome, stop, num_tasks=len(tasks))
+    folder = RunFolder(job.cache_url, purpose=purpose, unit=unit)
+    publish = engine.publish if isinstance(engine, Publisher) else None
+    with watching(seen.figures, verb="encoded", unit=unit, folder=folder, publish=publish):
+        _drive(engine, job, tasks, stop, committer, seen.noting(take))
+    stages = seen.figures().stages
+    outcome.busy_shares = {stage: round(time.busy_share, 4) for stage, time in stages.items()}
     return outcome
+
+
+class _Seen:
+    """The figures of a run that goes on, for threads that look."""
+
+    def __init__(self, outcome: Outcome, stop: StopRequest, *, num_tasks: int) -> None:
+        self._outcome, self._stop, self._num_tasks = outcome, stop, num_tasks
+        self._started = time.monotonic()
+        self._committing = StageClock("commit")
+        self._times = StageTimes()
+
+    def noting(self, take: Callable[[StageEvent], None]) -> Callable[[EngineEvent], None]:
+        """Takes the times among an engine's events, and times who takes the others."""
+
+        def note(event: EngineEvent) -> None:
+            if isinstance(event, StageTime):
+                self._times.add(event)
+                return
+            with self._committing.busy():
+                take(event)
+
+        return note
+
+    def figures(self) -> Figures:
+        """As they are now."""
+        self._times.add(self._committing.take())
+        tally = self._outcome.tally
+        return Figures(
+            seconds=time.monotonic() - self._started,
+            num_total=self._num_tasks,
+            num_done=tally.num_done,
+            num_clips=tally.num_clips,
+            num_windows=tally.num_windows,
+            num_images=tally.num_images,
+            num_quarantined=tally.num_failures,
+            causes=dict(Counter(dict(self._outcome.causes)).most_common()),
+            stages=self._times.totals(),
+            is_stopping=self._stop.is_asked,
+        )
 
 
 def _drive(
     engine: Engine,
     job: EncodeJob,
     tasks: Sequence[Task],
+    stop: StopRequest,
     committer: Committer,
-    take: Callable[[StageEvent], None],
+    take: Callable[[EngineEvent], None],
 ) -> None:
     """Hands each event of an engine to ``take``, and commits what is finished.
 
@@ -175,48 +256,23 @@ def _drive(
         InterruptedJobError: SIGINT or SIGTERM came.
         FailureBudgetError: ``take`` found that too many sources fail.
     """
-    if not tasks:
-        committer.flush()
-        return
     engine.start()
-    received: list[int] = []
-    try:
-        with (
-            _stop_signals(received),
-            contextlib.closing(engine.run(job, tasks, lambda: bool(received))) as events,
-        ):
-            for event in events:
-                take(event)
-        committer.flush()
-    except FailureBudgetError:
-        committer.flush()
-        raise
-    finally:
-        committer.discard()
-    if received:
+    with StopSignals(stop) as signals:
+        try:
+            with contextlib.closing(engine.run(job, tasks, stop)) as events:
+                for event in events:
+                    take(event)
+            with signals.held():
+                committer.flush()
+        except FailureBudgetError:
+            with signals.held():
+                committer.flush()
+            raise
+        finally:
+            committer.discard()
+    if signals.received:
         raise InterruptedJobError(
-            received[0],
-            f"interrupted by {signal.Signals(received[0]).name}; what was finished is committed. "
-            "Run the same command again and it goes on from there",
+            signals.received[0],
+            f"interrupted by {signal.Signals(signals.received[0]).name}; what was finished is "
+            "committed. Run the same command again and it goes on from there",
         )
-
-
-@contextlib.contextmanager
-def _stop_signals(received: list[int]) -> Iterator[None]:
-    """Notes the first SIGINT or SIGTERM; a second one acts as it would have before."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        restore()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield
-    finally:
-        restore()

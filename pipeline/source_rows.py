@@ -16,7 +16,7 @@ def source_row(hashed: HashedSource, segmentation: str, num_segments: int) -> So
         uri=hashed.source.uri,
         size=hashed.size,
         mtime_ns=hashed.mtime_ns,
-        etag="",
+        etag=hashed.etag,
         digest=hashed.digest,
         segmentation=segmentation,
         num_segments=num_segments,
@@ -30,13 +30,14 @@ def source_task(
     source = hashed.source
     return SourceTask(
         uri=source.uri,
-        path=None if source.path is None else str(source.path),
+        path=None if source.scene is not None else str(source.path or source.place),
         scene=source.scene,
         digest=hashed.digest,
         size=hashed.size,
         mtime_ns=hashed.mtime_ns,
         skip_segments=skip_segments,
         fields=fields,
+        span=source.span,
     )
 
 

@@ -1,67 +1,53 @@
-"""What to ingest: folders, files, lists and scenes, each with the digest of its bytes."""
+"""What to ingest: files wherever they lie, stretches of them, and scenes, each with its name."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from latents.errors import SourceError
 from latents.recipe import sha256_hex
-from pipeline.scene_clips import SceneRef, scene_digest
+from pipeline.datasets.aist import aist_files
+from pipeline.datasets.audioset import audioset_files
+from pipeline.datasets.landscape import landscape_files
+from pipeline.scene_clips import SceneRef
+from pipeline.source_columns import split_fragment
+from pipeline.source_entries import Annotation, FileVersion, NamedFile
+from pipeline.source_search import files_named_by
+from pipeline.source_urls import is_url
+from pipeline.spans import Span
 
-VIDEO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        "3gp",
-        "avi",
-        "flv",
-        "m2ts",
-        "m4v",
-        "mkv",
-        "mov",
-        "mp4",
-        "mpeg",
-        "mpg",
-        "mts",
-        "ogv",
-        "ts",
-        "webm",
-        "wmv",
-    )
-)
-LIST_SUFFIXES = frozenset({".txt", ".lst", ".jsonl"})
 DEFAULT_SCENE_SECONDS = 4
 _MAX_SCENES = 10**7
 _MAX_SCENE_SECONDS = 3600
 """The sound of a scene is made in one piece."""
 _MAX_SEED = 2**63 - 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Annotation:
-    """What people say of a source; nothing that is encoded depends on it."""
-
-    label: str | None = None
-    caption: str | None = None
-    split: str | None = None
+_DATASETS: Mapping[str, Callable[[str], Iterator[NamedFile]]] = {
+    "aist:": aist_files,
+    "audioset:": audioset_files,
+    "landscape:": landscape_files,
+}
+"""Data sets as they are distributed, by how an argument that names one begins."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """One video or scene, before it is hashed."""
+    """One video, stretch of a video, or scene, before it is hashed."""
 
     uri: str
     path: Path | None
-    """The file; None for a scene."""
+    """The local file; None for a scene and for what must be fetched."""
     scene: SceneRef | None
     annotation: Annotation | None = None
     """What a list says of it."""
+    place: str = ""
+    """Where what must be fetched lies (see `pipeline.source_places`)."""
+    span: Span | None = None
+    """The stretch of the file that is the source; None for all of it."""
+    listed: FileVersion | None = None
+    """What a listing told of a file that must be fetched."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +58,8 @@ class HashedSource:
     size: int
     mtime_ns: int
     digest: str
+    etag: str = ""
+    """What the server of a file says of its content; empty for local files and scenes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +68,7 @@ class UnreadableSource:
 
     source: Source
     reason: str
+    error_class: str = "DecodeError"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,16 +78,23 @@ class KnownFile:
     size: int
     mtime_ns: int
     digest: str
+    etag: str = ""
 
 
 def find_sources(arguments: Sequence[str]) -> list[Source]:
     """Every source that the arguments name, each URI once, in order.
 
     Args:
-        arguments: Folders (searched through), video files, lists (.txt or .lst with a path a
-            line, .jsonl with a ``file`` and perhaps ``label``, ``caption`` and ``split`` a line,
-            paths relative to the list), and
-            ``scenes:SEED:NUM`` or ``scenes:SEED:NUM:SECONDS``.
+        arguments: Each of them one of these.
+
+            - A folder, which is searched through, or a pattern, such as ``videos/**/*.mp4``.
+            - A video, or a stretch of one in seconds: ``long.mp4#t=420,430``.
+            - A list: .txt or .lst with a path a line; .jsonl, .csv, .tsv or .parquet with
+              columns as `pipeline.source_columns` has them. Paths are relative to the list.
+            - A .tar of videos as WebDataset lays them out.
+            - Any of these as a URL that fsspec knows, such as ``s3://bucket/videos/``.
+            - ``landscape:FOLDER``, ``aist:FOLDER`` or ``audioset:CSV:FOLDER``.
+            - ``scenes:SEED:NUM`` or ``scenes:SEED:NUM:SECONDS``.
 
     Raises:
         SourceError: Something named is not there, or holds no video.
@@ -112,72 +108,22 @@ def find_sources(arguments: Sequence[str]) -> list[Source]:
                     found[source.uri] = source
         except OSError as error:
             place = str(error.filename)[:100]
-            raise SourceError(
-                f"{argument[:100]}: {place} cannot be looked up ({error.strerror})"
-            ) from error
+            fault = f"{place} cannot be looked up ({error.strerror})" if error.strerror else error
+            raise SourceError(f"{argument[:100]}: {str(fault)[:500]}") from error
     return list(found.values())
-
-
-def hash_sources(
-    sources: Sequence[Source],
-    known: Mapping[str, KnownFile],
-    *,
-    num_threads: int,
-    rehash: bool = False,
-    on_hashed: Callable[[int, int], None] = lambda done, total: None,
-) -> list[HashedSource | UnreadableSource]:
-    """Digests of all sources; a file is read again only when its size or time changed.
-
-    With ``rehash`` every file is read, for disks and copying tools that do not keep times.
-    """
-    trusted = {} if rehash else known
-    hashed: list[HashedSource | UnreadableSource] = []
-    with ThreadPoolExecutor(num_threads) as pool:
-        for one in pool.map(lambda source: _hash(source, trusted.get(source.uri)), sources):
-            hashed.append(one)
-            on_hashed(len(hashed), len(sources))
-    return hashed
-
-
-def _expand(argument: str) -> Iterator[Source]:
-    if argument.startswith("scenes:"):
-        yield from _scenes(argument)
-        return
-    path = Path(argument)
-    if path.is_dir():
-        files = sorted(
-            f for f in path.rglob("*") if f.suffix.lower() in VIDEO_SUFFIXES and f.is_file()
-        )
-        if not files:
-            raise SourceError(
-                f"{path} holds no video (looked through it for files named "
-                f"{' '.join(sorted(VIDEO_SUFFIXES))})"
-            )
-        yield from map(_file, files)
-    elif not path.exists():
-        raise SourceError(
-            f"{path} does not exist; name a folder, a video, a list of paths, or scenes:SEED:NUM"
-        )
-    elif path.suffix.lower() in LIST_SUFFIXES:
-        yield from _read_list(path)
-    else:
-        yield _file(path)
 
 
 def source_of_uri(uri: str) -> Source:
     """The source that was recorded under a URI; raises `SourceError` where it is none of ours."""
     if uri.startswith("scenes:"):
-        try:
-            seed, index, seconds = map(int, uri.split(":")[1:])
-            _check_scene(seed, index, seconds)
-            if uri != f"scenes:{seed}:{index}:{seconds}":
-                raise ValueError("it is written differently")
-        except ValueError:
-            raise SourceError(
-                f"{uri[:100]!r} is no scene; wanted scenes:SEED:INDEX:SECONDS"
-            ) from None
-        return Source(uri=uri, path=None, scene=SceneRef(seed=seed, index=index, seconds=seconds))
-    return Source(uri=uri, path=Path(uri), scene=None)
+        return _recorded_scene(uri)
+    try:
+        name, span = split_fragment(uri)
+    except ValueError:
+        name, span = uri, None
+    if is_url(name):
+        return Source(uri=uri, path=None, scene=None, place=name, span=span)
+    return Source(uri=uri, path=Path(name), scene=None, span=span)
 
 
 def part_of(sources: Sequence[Source], *, part: int, num_parts: int) -> list[Source]:
@@ -189,47 +135,44 @@ def part_of(sources: Sequence[Source], *, part: int, num_parts: int) -> list[Sou
     ]
 
 
-def _file(path: Path, annotation: Annotation | None = None) -> Source:
-    absolute = Path(os.path.abspath(path))
+def _expand(argument: str) -> Iterator[Source]:
+    if argument.startswith("scenes:"):
+        yield from _scenes(argument)
+        return
+    for name, files_of in _DATASETS.items():
+        if argument.startswith(name):
+            yield from map(_source, files_of(argument.removeprefix(name)))
+            return
+    yield from map(_source, files_named_by(argument))
+
+
+def _source(named: NamedFile) -> Source:
+    is_fetched = is_url(named.place)
+    place = named.place if is_fetched else os.path.abspath(named.place)
     # Rows hold UTF-8 alone, and a name may be of any bytes.
-    uri = os.fsencode(absolute).decode(errors="backslashreplace")
-    return Source(uri=uri, path=absolute, scene=None, annotation=annotation)
+    name = os.fsencode(named.uri or place).decode(errors="backslashreplace")
+    if split_fragment(name)[1] is not None:
+        raise SourceError(f"{name[:200]}: its name ends as that of a stretch does; rename it")
+    return Source(
+        uri=named.span.of_uri(name) if named.span else name,
+        path=None if is_fetched else Path(place),
+        scene=None,
+        annotation=named.annotation,
+        place=place if is_fetched else "",
+        span=named.span,
+        listed=named.version if is_fetched else None,
+    )
 
 
-def _read_list(path: Path) -> Iterator[Source]:
+def _recorded_scene(uri: str) -> Source:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} cannot be read as a list of paths: {error}") from error
-    entries = [line for line in lines if line and not line.startswith("#")]
-    if not entries:
-        raise SourceError(f"{path} lists no paths")
-    for number, entry in enumerate(entries, start=1):
-        name, annotation = entry, None
-        if path.suffix.lower() == ".jsonl":
-            name, annotation = _read_entry(path, number, entry)
-        file = path.parent / name
-        if not file.exists():
-            raise SourceError(f"{path}, entry {number}: {str(file)[:200]} does not exist")
-        yield _file(file, annotation)
-
-
-def _read_entry(path: Path, number: int, entry: str) -> tuple[str, Annotation | None]:
-    """File and annotation in one line of a .jsonl list."""
-    try:
-        parsed = json.loads(entry)
-        name = os.fspath(parsed["file"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise SourceError(
-            f'{path}, entry {number}: wanted a JSON object with a "file", got {entry[:60]!r}'
-        ) from error
-    said = {key: parsed.get(key) for key in ("label", "caption", "split")}
-    for key, value in said.items():
-        if value is not None and not (isinstance(value, str) and _is_utf8(value)):
-            raise SourceError(
-                f"{path}, entry {number}: {key} is {repr(value)[:100]}; wanted a text"
-            )
-    return name, Annotation(**said) if any(said.values()) else None
+        seed, index, seconds = map(int, uri.split(":")[1:])
+        _check_scene(seed, index, seconds)
+        if uri != f"scenes:{seed}:{index}:{seconds}":
+            raise ValueError("it is written differently")
+    except ValueError:
+        raise SourceError(f"{uri[:100]!r} is no scene; wanted scenes:SEED:INDEX:SECONDS") from None
+    return Source(uri=uri, path=None, scene=SceneRef(seed=seed, index=index, seconds=seconds))
 
 
 def _scenes(argument: str) -> Iterator[Source]:
@@ -253,44 +196,3 @@ def _check_scene(seed: int, index: int, seconds: int) -> None:
     is_possible = 0 <= seed <= _MAX_SEED and 0 <= index < _MAX_SCENES
     if not is_possible or not 1 <= seconds <= _MAX_SCENE_SECONDS:
         raise ValueError("a number is out of range")
-
-
-def _hash(source: Source, known: KnownFile | None) -> HashedSource | UnreadableSource:
-    if source.scene is not None:
-        return HashedSource(source=source, size=0, mtime_ns=0, digest=scene_digest(source.scene))
-    assert source.path is not None
-    try:
-        found = source.path.stat()
-        if fault := _fault(source.path, found):
-            return UnreadableSource(source=source, reason=fault)
-        if known and (known.size, known.mtime_ns) == (found.st_size, found.st_mtime_ns):
-            digest = known.digest
-        else:
-            with source.path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        return UnreadableSource(source=source, reason=f"the file cannot be read ({error.strerror})")
-    except ValueError:
-        return UnreadableSource(source=source, reason="no file can have that name")
-    return HashedSource(
-        source=source, size=found.st_size, mtime_ns=found.st_mtime_ns, digest=digest
-    )
-
-
-def _fault(path: Path, found: os.stat_result) -> str | None:
-    """Why a file is not opened: a device or pipe has no end, and rows cannot hold the others."""
-    if not stat.S_ISREG(found.st_mode):
-        return "the file cannot be read (it is no file but a folder, device or pipe)"
-    if not _is_utf8(str(path)):
-        return "the file's name is not UTF-8; rename it"
-    if not -(2**63) <= found.st_mtime_ns < 2**63:
-        return "the file was last changed after the year 2262, it says; touch it"
-    return None
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -25,8 +25,9 @@ from pipeline.job import ClipTensors, DecodeClips, ProducerEvent, SourceUnread
 from pipeline.planned_job import encode_job
 from pipeline.recipes import perceptual_recipes
 from pipeline.recorded import RecordedEncoding
+from pipeline.source_hashing import hash_sources
 from pipeline.source_rows import source_task
-from pipeline.sources import HashedSource, Source, UnreadableSource, hash_sources
+from pipeline.sources import HashedSource, Source, UnreadableSource
 from pipeline.stages import EncodeClip, load_stage
 from training.dit.config import DiTConfig
 from training.dit.files import TrainedDiT

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from latents.durable import replace_file
 from latents.models.frozen_modal_encoders import ModalEncoderIdentity, ModalIdentity
+from latents.models.identity_encoder import IDENTITY, IdentityEncoder
 from latents.models.modal_encoder_files import load_modal_encoders, modal_encoder_files
 from latents.recipe import Canonical, canonical_json, open_sealed_json, sealed_json, sha256_hex
 
 if TYPE_CHECKING:
-    from latents.models.kl_vae import EncoderIdentity
+    from latents.models.kl_vae_identity import EncoderIdentity
 
 _KL_VAE_SCHEME = "kl-vae 1"
 _MODAL_SCHEME = "modal encoders 1"
@@ -31,12 +32,14 @@ def kl_vae_identity(source: str, *, memo: Path | None = None) -> EncoderIdentity
     """The identity of a KL-VAE, equal to that of the loaded model.
 
     Args:
-        source: As `load_kl_vae` takes it.
+        source: As `load_kl_vae` takes it, or ``identity`` for the encoder without weights.
         memo: Folder of what is remembered; by default ``~/.cache/mmldm/identities``.
 
     Raises:
         ModelError: See `load_kl_vae`.
     """
+    if source == IDENTITY:
+        return IdentityEncoder.identity
     # Here, not at the top: they bring diffusers, which the modal encoders do not need.
     from diffusers import __version__ as diffusers_version
 

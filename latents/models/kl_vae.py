@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from latents.models.image_batches import ImageBatches
 from latents.models.kl_vae_files import (
     AutoencoderKL,
     load_autoencoder,
     settings_of,
 )
-from latents.recipe import Canonical
+from latents.models.kl_vae_identity import EncoderIdentity as EncoderIdentity
+from latents.models.kl_vae_identity import Precision as Precision
 from latents.weights import encode_path, tensors_digest
 
-Precision = Literal["fp32", "tf32", "bf16"]
-
-_GPU_BATCH = 16
+GPU_BATCH = 16
+"""Pictures of a batch on a GPU, unless another number is asked for."""
 _ENCODE_SETTINGS = (
     "act_fn",
     "block_out_channels",
@@ -31,39 +31,6 @@ _ENCODE_SETTINGS = (
     "norm_num_groups",
     "use_quant_conv",
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderIdentity:
-    """What a KL-VAE's latents depend on: two that are equal here give the same latents."""
-
-    config: Mapping[str, Canonical]
-    """The architecture of the encode path."""
-    scaling_factor: float
-    """Latents are multiplied by it before anything reads them."""
-    shift_factor: float
-    """Subtracted from latents before they are scaled."""
-    weights_digest: str
-    """SHA-256 of the encode path's weights as float32; the decoder's are not in it."""
-
-    def specification(self) -> dict[str, Canonical]:
-        """The part of a recipe that this encoder is."""
-        return {
-            "architecture": dict(self.config),
-            "scaling_factor": repr(self.scaling_factor),
-            "shift_factor": repr(self.shift_factor),
-            "weights": self.weights_digest,
-        }
-
-    @classmethod
-    def from_specification(cls, specification: Mapping[str, Any]) -> EncoderIdentity:
-        """Inverse of `specification`."""
-        return cls(
-            config=dict(specification["architecture"]),
-            scaling_factor=float(specification["scaling_factor"]),
-            shift_factor=float(specification["shift_factor"]),
-            weights_digest=specification["weights"],
-        )
 
 
 class KLVAE:
@@ -79,6 +46,7 @@ class KLVAE:
             whoever owns the process sets torch's TF32 flags.
         device: Where it runs.
         batch_size: Pictures of a batch; the last one is filled up. By default 1 on the CPU.
+        is_compiled: Encode by what torch.compile makes of the model; decoding stays as it is.
     """
 
     def __init__(
@@ -88,15 +56,18 @@ class KLVAE:
         precision: Precision = "fp32",
         device: str | torch.device = "cpu",
         batch_size: int | None = None,
+        is_compiled: bool = False,
     ) -> None:
         self.device = torch.device(device)
-        self.batch_size = batch_size or (1 if self.device.type == "cpu" else _GPU_BATCH)
+        self.batch_size = batch_size or (1 if self.device.type == "cpu" else GPU_BATCH)
         self.identity = _identity(autoencoder)
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.autoencoder = autoencoder.requires_grad_(False).eval()
         # Not diffusers' own `to`, which warns about half precision.
         move: Callable[..., nn.Module] = nn.Module.to
         move(autoencoder, self.device, self._dtype, memory_format=torch.channels_last)
+        self._batches = ImageBatches(batch_size=self.batch_size, device=self.device)
+        self._moments = torch.compile(self._encode) if is_compiled else self._encode
 
     @property
     def latent_channels(self) -> int:
@@ -125,13 +96,7 @@ class KLVAE:
             pictures' device: mean, then log-variance clamped to [-30, 20].
         """
         self._check_images(images)
-
-        def moments(batch: Tensor) -> Tensor:
-            pixels = (batch.to(torch.float32) / 127.5 - 1).to(self._dtype)
-            posterior = self.autoencoder.encode(pixels).latent_dist
-            return torch.cat([posterior.mean, posterior.logvar], dim=1).float()
-
-        return self._in_fixed_batches(images, moments)
+        return self._batches.map(images, self._moments)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -144,24 +109,16 @@ class KLVAE:
                 f"latents must be (batch, {self.latent_channels}, row, column), got "
                 f"{tuple(latents.shape)}"
             )
+        return self._batches.map(latents, self._decode)
 
-        def pictures(batch: Tensor) -> Tensor:
-            decoded: Tensor = self.autoencoder.decode(batch.to(self._dtype)).sample
-            return ((decoded.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    def _encode(self, batch: Tensor) -> Tensor:
+        pixels = (batch.to(torch.float32) / 127.5 - 1).to(self._dtype)
+        posterior = self.autoencoder.encode(pixels).latent_dist
+        return torch.cat([posterior.mean, posterior.logvar], dim=1).float()
 
-        return self._in_fixed_batches(latents, pictures)
-
-    def _in_fixed_batches(self, inputs: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        outputs = []
-        for start in range(0, len(inputs), self.batch_size):
-            batch = inputs[start : start + self.batch_size]
-            whole = batch.to(self.device)
-            if len(batch) < self.batch_size:
-                filling = whole.new_zeros((self.batch_size - len(batch), *whole.shape[1:]))
-                whole = torch.cat([whole, filling])
-            whole = whole.contiguous(memory_format=torch.channels_last)
-            outputs.append(compute(whole)[: len(batch)].to(inputs.device))
-        return torch.cat(outputs).contiguous()
+    def _decode(self, batch: Tensor) -> Tensor:
+        decoded: Tensor = self.autoencoder.decode(batch.to(self._dtype)).sample
+        return ((decoded.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
     def _check_images(self, images: Tensor) -> None:
         pictures = images.ndim == 4 and images.shape[1] == 3 and len(images) > 0
@@ -183,6 +140,7 @@ def load_kl_vae(
     precision: Precision = "fp32",
     device: str | torch.device = "cpu",
     batch_size: int | None = None,
+    is_compiled: bool = False,
 ) -> KLVAE:
     """Load a KL-VAE.
 
@@ -193,12 +151,19 @@ def load_kl_vae(
         precision: See `KLVAE`.
         device: See `KLVAE`.
         batch_size: See `KLVAE`.
+        is_compiled: See `KLVAE`.
 
     Raises:
         ModelError: Nothing is there, it cannot be read, or it is no KL-VAE.
     """
     autoencoder = load_autoencoder(source)
-    return KLVAE(autoencoder, precision=precision, device=device, batch_size=batch_size)
+    return KLVAE(
+        autoencoder,
+        precision=precision,
+        device=device,
+        batch_size=batch_size,
+        is_compiled=is_compiled,
+    )
 
 
 def _identity(autoencoder: AutoencoderKL) -> EncoderIdentity:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from latents.durable import replace_file
 from latents.errors import ModelError
+from latents.models.identity_encoder import IDENTITY
 from latents.torchaudio_stub import install_torchaudio_stub
 from latents.weights import load_tensors
 
@@ -72,6 +73,12 @@ def autoencoder_files(source: str) -> tuple[Path, Path]:
     """
     if source == TINY:
         return _files_in(_TINY_FOLDER)
+    if source == IDENTITY:
+        raise ModelError(
+            f"{IDENTITY}: it averages pixels, for measuring and testing ingestion, and has no "
+            "weights and no decoder; name a KL-VAE, and ingest with that one what is to be decoded "
+            "or trained on"
+        )
     path = Path(source).expanduser()
     if path.is_dir():
         return _files_in(path)

@@ -26,6 +26,7 @@ from latents.mel import (
     resample,
     waveform_to_log_mel,
     window_image,
+    window_images,
 )
 
 HIFIGAN = mel_spec("hifigan22k")
@@ -387,3 +388,32 @@ class TestImage:
     def test_a_picture_that_is_not_rgb_is_refused(self) -> None:
         with pytest.raises(ValueError, match="must be \\(3, height, width\\)"):
             image_to_log_mel(torch.zeros(1, 256, 256), HIFIGAN, num_columns=137)
+
+
+class TestWindowImages:
+    @SPECS
+    @pytest.mark.parametrize("count", [1, 3, 4, 22])
+    def test_many_windows_have_the_bytes_of_each_alone(self, spec: MelSpec, count: int) -> None:
+        length = int(1.6 * spec.sample_rate)
+        waveforms = torch.stack([noise(length, seed=seed) for seed in range(count)])
+        images = window_images(waveforms, spec)
+        assert torch.equal(images, torch.stack([window_image(one, spec) for one in waveforms]))
+
+    @SPECS
+    def test_a_window_depends_on_no_other(self, spec: MelSpec) -> None:
+        length = int(1.6 * spec.sample_rate)
+        waveforms = torch.stack([noise(length, seed=seed) for seed in range(7)])
+        images = window_images(waveforms, spec)
+        assert not torch.equal(images[0], images[1])
+        assert torch.equal(window_images(waveforms.flip(0), spec).flip(0), images)
+
+    @pytest.mark.parametrize(
+        "waveforms", [torch.zeros(35280), torch.zeros(0, 35280), torch.zeros(2, 35280).double()]
+    )
+    def test_other_waveforms_are_refused(self, waveforms: Tensor) -> None:
+        with pytest.raises(ValueError, match="waveforms must be float32"):
+            window_images(waveforms, HIFIGAN)
+
+    def test_waveforms_too_short_for_a_mel_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="100 samples"):
+            window_images(torch.zeros(2, 100), HIFIGAN)

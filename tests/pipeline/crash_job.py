@@ -36,6 +36,7 @@ from pipeline.run import JobResult
 from pipeline.settings import IngestSettings, RunSettings
 from pipeline.sources import find_sources
 from pipeline.stages import EncodedClip, SourceFinished, StageEvent, channel_sums
+from pipeline.stop_request import StopRequest
 
 NUM_SOURCES = 6
 CLIPS_PER_COMMIT = 2
@@ -56,7 +57,7 @@ class FreeEngine:
         """Nothing has to be started."""
 
     def run(
-        self, job: EncodeJob, tasks: Sequence[Task], should_stop: Callable[[], bool]
+        self, job: EncodeJob, tasks: Sequence[Task], stop: StopRequest
     ) -> Generator[StageEvent, None, None]:
         """One clip a source."""
         for task in tasks:

@@ -34,7 +34,9 @@ from pipeline.refresh import plan_refresh, refresh
 from pipeline.run import Engine, JobResult
 from pipeline.settings import AutoencoderSettings, IngestSettings
 from pipeline.sources import Source, find_sources
+from pipeline.stage_clock import StageTime
 from pipeline.stages import StageEvent
+from pipeline.stop_request import StopRequest
 
 ALL_LEVELS: tuple[Level, ...] = ("clip", "kl", "perceptual")
 BOTH: tuple[Level, ...] = ("kl", "perceptual")
@@ -66,11 +68,12 @@ class WatchedEngine:
         pass
 
     def run(
-        self, job: EncodeJob, tasks: Sequence[Task], should_stop: Callable[[], bool]
+        self, job: EncodeJob, tasks: Sequence[Task], stop: StopRequest
     ) -> Generator[StageEvent, None, None]:
-        for event in self._engine.run(job, tasks, should_stop):
-            self._look(event)
-            yield event
+        for event in self._engine.run(job, tasks, stop):
+            if not isinstance(event, StageTime):
+                self._look(event)
+                yield event
 
 
 def make_autoencoder(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,161 +14,34 @@ import pytest
 
 from latents.clip import Clip, ClipSpec, WindowSpec, loudness_dbfs
 from latents.errors import (
-    ClipError,
     DecodeError,
     MissingSoundError,
     SilentSoundError,
     TooShortError,
 )
-from pipeline.decode import (
-    DecodeEvent,
-    SegmentRejected,
-    SoundPolicy,
-    SourceDecoded,
-    SourceTask,
-    decode_source,
-)
+from pipeline.decode import SegmentRejected, SoundPolicy, SourceDecoded, SourceTask
 from pipeline.scene_clips import SceneRef, scene_digest
 from pipeline.segments import Picture, PicturesRefusedError
+from pipeline.spans import Span
 
 av = pytest.importorskip("av")
 
-SIZE = 64
-RATE = 8000
-TICK = Fraction(1, 600)
-"""Seconds; whole hundredths and thirtieths of a second are whole ticks."""
-SPEC = ClipSpec(fps=10, segment_seconds=2, tail_frames=15, size=SIZE)
-WINDOW = WindowSpec(frames=8, stride=4)
+from tests.pipeline.numbered_clips import (  # noqa: E402 - it needs av
+    RATE,
+    SIZE,
+    decode,
+    number_of,
+    numbered_picture,
+    numbers,
+    only_clip,
+    ramp,
+    rejections,
+    task_for,
+    tenths,
+    write_video,
+)
+
 BACKENDS = ["decord", "pyav"]
-
-
-def numbered_picture(number: int, height: int = SIZE, width: int = SIZE) -> np.ndarray:
-    """Eight upright bars, white where the number's binary digit is one."""
-    bars = [255 * (number >> bit & 1) for bit in range(8)]
-    row = np.repeat(np.array(bars, np.uint8), -(-width // 8))[:width]
-    return np.broadcast_to(row[None, :, None], (height, width, 3)).copy()
-
-
-def number_of(frame: np.ndarray) -> int:
-    """Reads `numbered_picture` from the middle row."""
-    bars = frame[0, SIZE // 2, SIZE // 16 :: SIZE // 8]
-    return sum(int(bar > 127) << bit for bit, bar in enumerate(bars))
-
-
-def ramp(seconds: float, channels: int = 1) -> np.ndarray:
-    """int16 (channel, sample): sample k is k modulo 20 000, so that it tells where it is from."""
-    samples = np.arange(round(seconds * RATE), dtype=np.int16) % 20000
-    return np.stack([samples + channel for channel in range(channels)])
-
-
-def write_video(
-    path: Path,
-    times: Sequence[Fraction | float],
-    *,
-    sound: np.ndarray | None = None,
-    sound_start: float = 0,
-    layout: str = "mono",
-    shape: tuple[int, int] = (SIZE, SIZE),
-    pixel_aspect: Fraction | None = None,
-    turn_left: float = 0,
-    pixel_format: str = "yuv420p",
-) -> Path:
-    """A video that shows picture i from times[i] on, with lossless sound if the suffix is .mkv."""
-    with av.open(str(path), "w") as container:
-        packets = []
-        if times:
-            packets += encode_pictures(
-                container, times, shape, pixel_format, pixel_aspect, turn_left
-            )
-        if sound is not None:
-            lossless = "pcm_f32le" if sound.dtype == np.float32 else "pcm_s16le"
-            audio = container.add_stream(
-                lossless if path.suffix == ".mkv" else "aac", rate=RATE, layout=layout
-            )
-            packets += encode_sound(audio, sound, sound_start, layout)
-        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
-            container.mux(packet)
-    return path
-
-
-def encode_pictures(
-    container,
-    times: Sequence[Fraction | float],
-    shape: tuple[int, int],
-    pixel_format: str,
-    pixel_aspect: Fraction | None,
-    turn_left: float,
-) -> Iterator[object]:
-    stream = container.add_stream("libx264", rate=30, options={"g": "12"})
-    stream.height, stream.width = shape
-    stream.pix_fmt = pixel_format
-    stream.codec_context.time_base = TICK
-    if pixel_aspect is not None:
-        stream.codec_context.sample_aspect_ratio = pixel_aspect
-    if turn_left:
-        stream.set_display_rotation(turn_left)
-    for number, time in enumerate(times):
-        frame = av.VideoFrame.from_ndarray(numbered_picture(number, *shape), format="rgb24")
-        frame.pts, frame.time_base = round(time / TICK), TICK
-        yield from stream.encode(frame)
-    yield from stream.encode(None)
-
-
-def encode_sound(stream, sound: np.ndarray, start: float, layout: str) -> Iterator[object]:
-    as_float = sound if sound.dtype == np.float32 else sound.astype(np.float32) / 32768
-    is_packed = not stream.codec_context.format.is_planar
-    for first in range(0, sound.shape[1], 800):
-        block = sound[:, first : first + 800] if is_packed else as_float[:, first : first + 800]
-        format_name = stream.codec_context.format.name
-        array = np.ascontiguousarray(block.T.reshape(1, -1) if is_packed else block)
-        frame = av.AudioFrame.from_ndarray(array, format=format_name, layout=layout)
-        frame.sample_rate, frame.time_base = RATE, Fraction(1, RATE)
-        frame.pts = round(start * RATE) + first
-        yield from stream.encode(frame)
-    yield from stream.encode(None)
-
-
-def tenths(count: int, start: float = 0) -> list[float]:
-    return [start + i / 10 for i in range(count)]
-
-
-def task_for(path: Path) -> SourceTask:
-    return SourceTask(uri=str(path), path=str(path), scene=None, digest="0" * 64)
-
-
-def decode(
-    task: SourceTask | Path,
-    *,
-    spec: ClipSpec = SPEC,
-    window: WindowSpec = WINDOW,
-    sound: SoundPolicy | None = None,
-    backend: str = "pyav",
-) -> list[DecodeEvent]:
-    return list(
-        decode_source(
-            task_for(task) if isinstance(task, Path) else task,
-            clip_spec=spec,
-            window_spec=window,
-            sound=sound or SoundPolicy(),
-            backend=backend,
-        )
-    )
-
-
-def only_clip(events: list[DecodeEvent]) -> Clip:
-    (clip,) = [event for event in events if isinstance(event, Clip)]
-    assert events[-1] == SourceDecoded(num_segments=1)
-    return clip
-
-
-def rejections(events: list[DecodeEvent]) -> list[tuple[int | None, type[ClipError]]]:
-    return [
-        (event.segment, type(event.error)) for event in events if isinstance(event, SegmentRejected)
-    ]
-
-
-def numbers(clip: Clip) -> list[int]:
-    return [number_of(frame) for frame in clip.frames]
 
 
 # Pictures
@@ -181,6 +55,18 @@ def test_frames_follow_the_timestamps_through_reordered_pictures(
     # x264 reorders pictures (B-frames); 30 a second, and a key frame every 12.
     thirtieths = [Fraction(i, 30) for i in range(60)]
     path = write_video(tmp_path / f"steady{suffix}", thirtieths, sound=ramp(2))
+
+    assert numbers(only_clip(decode(path, backend=backend))) == list(range(0, 60, 3))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_pictures_shown_before_the_key_picture_they_follow_keep_their_place(
+    tmp_path: Path, backend: str
+) -> None:
+    # Open groups of pictures: some are predicted from the key picture behind them.
+    options = {"x264-params": "open-gop=1:keyint=12:min-keyint=12:scenecut=0:bframes=3"}
+    thirtieths = [Fraction(i, 30) for i in range(60)]
+    path = write_video(tmp_path / "open.mp4", thirtieths, sound=ramp(2), options=options)
 
     assert numbers(only_clip(decode(path, backend=backend))) == list(range(0, 60, 3))
 
@@ -260,6 +146,15 @@ def test_a_turned_picture_is_put_upright(tmp_path: Path, backend: str) -> None:
     # Turned to the left, the bar of the lowest digit (left) is at the bottom.
     upright = np.rot90(clip.frames, k=-1, axes=(2, 3))
     assert [number_of(frame) for frame in upright] == list(range(16))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_mirrored_picture_is_mirrored_back(tmp_path: Path, backend: str) -> None:
+    path = write_video(tmp_path / "selfie.mp4", tenths(16), sound=ramp(2), mirrored=True)
+
+    clip = only_clip(decode(path, backend=backend))
+
+    assert [number_of(frame[..., ::-1]) for frame in clip.frames] == list(range(16))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -537,24 +432,6 @@ def test_what_is_no_video_is_rejected_with_the_reason(tmp_path: Path, backend: s
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_damage_ends_a_source_after_its_complete_segments(tmp_path: Path, backend: str) -> None:
-    path = write_video(tmp_path / "damaged.mkv", tenths(100), sound=ramp(10))
-    content = bytearray(path.read_bytes())
-    noise = np.random.default_rng(0).integers(0, 256, len(content), np.uint8).tobytes()
-    first, stop = int(0.55 * len(content)), int(0.65 * len(content))
-    content[first:stop:7] = noise[first:stop:7]
-    path.write_bytes(content)
-
-    events = decode(path, backend=backend)
-
-    clips = [event for event in events if isinstance(event, Clip)]
-    assert [number for clip in clips for number in numbers(clip)] == list(range(20 * len(clips)))
-    assert clips
-    assert rejections(events) == [(len(clips), DecodeError)]
-    assert events[-1] == SourceDecoded(num_segments=len(clips) + 1)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_file_that_breaks_off_gives_what_is_there(tmp_path: Path, backend: str) -> None:
     path = write_video(tmp_path / "cut.mkv", tenths(100), sound=ramp(10))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -657,3 +534,10 @@ def test_an_unknown_sound_policy_is_refused(setting: dict[str, object]) -> None:
 def test_a_task_has_a_path_or_a_scene() -> None:
     with pytest.raises(ValueError, match="either a path or a scene"):
         SourceTask(uri="nothing", path=None, scene=None, digest="0" * 64)
+
+
+def test_a_scene_has_no_spans() -> None:
+    span = Span(start_seconds=Decimal(0), stop_seconds=Decimal(1))
+
+    with pytest.raises(ValueError, match="a scene has no spans"):
+        replace(scene_task(), span=span)

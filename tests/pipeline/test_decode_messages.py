@@ -21,7 +21,7 @@ import pytest
 from latents.clip import Clip, ClipKey, ClipSpec
 from latents.errors import DecodeError, MissingSoundError, SilentSoundError, TooShortError
 from pipeline.decode import SegmentRejected, SourceDecoded, SourceTask
-from pipeline.decode_messages import Message, receive_message, send_message
+from pipeline.decode_messages import DecodingFailed, Message, receive_message, send_message
 from pipeline.scene_clips import SceneRef
 from tests.mutations import damaged, hostile_json, hostile_value
 
@@ -49,7 +49,7 @@ def a_clip(num_frames: int = 12, *, channels: int = 2) -> Clip:
 
 MESSAGES: dict[str, Message] = {
     "alive": None,
-    "failed": "Traceback: a bug of ours",
+    "failed": DecodingFailed(traceback="Traceback: a bug of ours", is_import=False),
     "decoded": SourceDecoded(num_segments=7),
     "rejected": SegmentRejected(segment=2, error=TooShortError(TASK.uri, "too short")),
     "all rejected": SegmentRejected(segment=None, error=DecodeError(TASK.uri, "broken")),
@@ -251,9 +251,52 @@ def test_a_header_that_is_none_is_refused(text: bytes) -> None:
 
 
 def test_half_a_character_becomes_a_question_mark() -> None:
-    value = {"kind": "failed", "traceback": "caf\udce9"}
+    value = {"kind": "failed", "traceback": "caf\udce9", "is_import": False}
 
-    assert received(with_header(json.dumps(value).encode(), b"")) == "caf?"
+    arrived = received(with_header(json.dumps(value).encode(), b""))
+
+    assert arrived == DecodingFailed(traceback="caf?", is_import=False)
+
+
+@pytest.mark.parametrize("is_import", [None, 1, "true", []])
+def test_a_failure_says_plainly_whether_a_module_is_missing(is_import: object) -> None:
+    value = {"kind": "failed", "traceback": "", "is_import": is_import}
+
+    with pytest.raises(ValueError, match="its is_import"):
+        received(with_header(json.dumps(value).encode(), b""))
+
+
+def test_the_last_line_of_a_failure_is_its_error() -> None:
+    failed = DecodingFailed(traceback="Traceback:\n  File\nKeyError: 'x'\n", is_import=False)
+
+    assert failed.last_line == "KeyError: 'x'"
+    assert DecodingFailed(traceback="", is_import=False).last_line == ""
+
+
+class LookedEnoughError(Exception):
+    pass
+
+
+def test_a_look_around_ends_a_wait_however_long_its_limit() -> None:
+    num_looks = 0
+
+    def look() -> None:
+        nonlocal num_looks
+        num_looks += 1
+        if num_looks == 3:
+            raise LookedEnoughError
+
+    with pipe() as (reader, _), pytest.raises(LookedEnoughError):
+        receive_message(reader, REQUEST, limit_seconds=60, look=look)
+
+
+def test_it_looks_around_when_there_is_nothing_to_wait_for_too() -> None:
+    looks: list[None] = []
+    with pipe() as (reader, writer):
+        send_message(writer, a_clip())
+        receive_message(reader, REQUEST, limit_seconds=5, look=lambda: looks.append(None))
+
+    assert len(looks) >= 3  # the header's length, the header, the pictures, the sound
 
 
 def test_only_signs_of_life_and_faults_come_before_anything_is_asked() -> None:

@@ -12,12 +12,12 @@ import pytest
 
 from latents.errors import SourceError
 from latents.recipe import sha256_hex
+from pipeline.source_hashing import hash_sources
 from pipeline.sources import (
     HashedSource,
     Source,
     UnreadableSource,
     find_sources,
-    hash_sources,
     part_of,
     source_of_uri,
 )

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from latents.clip import Clip, ClipSpec, WindowSpec
-from latents.errors import DecodeError, DecoderCrashedError, DecodeTimeoutError
+from latents.errors import (
+    DecodeError,
+    DecoderCrashedError,
+    DecoderFaultError,
+    DecoderMemoryError,
+    DecoderStartError,
+    DecodeTimeoutError,
+    WorkerDiedError,
+)
+from pipeline import decode_process
 from pipeline.decode import (
     DecodeEvent,
     SoundPolicy,
@@ -23,8 +35,9 @@ from pipeline.decode import (
     SourceTask,
     decode_source,
 )
-from pipeline.isolation import IsolatedDecoder
+from pipeline.isolation import DecodeLimits, IsolatedDecoder
 from pipeline.scene_clips import SceneRef
+from tests.pipeline.unruly_decode import NOTES
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {
@@ -39,9 +52,17 @@ def task(uri: str, *, skip: frozenset[int] = frozenset(), seconds: int = 1) -> S
     return SourceTask(uri=uri, path=None, scene=scene, digest="0" * 64, skip_segments=skip)
 
 
-def start(function: str, *, time_limit_seconds: float = 60) -> IsolatedDecoder:
+def start(
+    function: str,
+    *,
+    time_seconds: float = 60,
+    memory_bytes: int = 0,
+    attempts: int = 1,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> IsolatedDecoder:
+    limits = DecodeLimits(time_seconds=time_seconds, memory_bytes=memory_bytes, attempts=attempts)
     return IsolatedDecoder(
-        time_limit_seconds=time_limit_seconds, decode_function=f"unruly_decode:{function}"
+        limits=limits, should_stop=should_stop, decode_function=f"unruly_decode:{function}"
     )
 
 
@@ -58,6 +79,13 @@ def unruly(stand_ins: None) -> Iterator[IsolatedDecoder]:
     """A decoder that does what a source's URI says. Shared: no test may leave it unusable."""
     with start("misbehave") as decoder:
         yield decoder
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where children that start from now on note the backend of each attempt."""
+    monkeypatch.setenv(NOTES, str(tmp_path / "notes"))
+    return tmp_path / "notes"
 
 
 def decode(decoder: IsolatedDecoder, source: SourceTask) -> list[DecodeEvent]:
@@ -115,7 +143,7 @@ def test_an_exit_is_a_crash_and_its_last_words_are_told(unruly: IsolatedDecoder)
 
 
 def test_a_hanging_decoder_is_killed() -> None:
-    with start("misbehave", time_limit_seconds=0.5) as decoder:
+    with start("misbehave", time_seconds=0.5) as decoder:
         started = time.monotonic()
         rejected, end = decode(decoder, task("hang"))
 
@@ -135,13 +163,16 @@ def test_segments_decoded_before_a_crash_stay_and_the_next_is_charged(
 ) -> None:
     *clips, rejected, end = decode(unruly, task("2 clips, then segfault", skip=skip))
 
-    assert [clip.segment for clip in clips] == [0, 1]
+    assert [clip.segment for clip in clips] == sorted({0, 1} - skip)
     assert rejected.segment == charged
+    assert rejected.error.reason.endswith(
+        f"; what lies behind segment {charged} could not be reached"
+    )
     assert end == SourceDecoded(num_segments=charged + 1)
 
 
 def test_slow_work_that_shows_progress_is_left_alone() -> None:
-    with start("misbehave", time_limit_seconds=1) as decoder:
+    with start("misbehave", time_seconds=1) as decoder:
         assert decode(decoder, task("work slowly")) == [SourceDecoded(num_segments=0)]
 
         # Nor does the time count that the consumer takes.
@@ -174,16 +205,35 @@ def test_what_is_no_answer_is_charged_to_its_source_and_never_unpickled(
 
 
 def test_a_decoder_that_stops_in_the_middle_of_a_message_is_killed() -> None:
-    with start("misbehave", time_limit_seconds=0.5) as decoder:
+    with start("misbehave", time_seconds=0.5) as decoder:
         rejected, _ = decode(decoder, task("stop in the middle"))
 
         assert isinstance(rejected.error, DecodeTimeoutError)
         assert is_usable(decoder)
 
 
-def test_our_own_fault_is_raised_with_its_traceback(unruly: IsolatedDecoder) -> None:
-    with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug of ours"):
-        decode(unruly, task("1 clips, then fail"))
+@pytest.mark.parametrize(
+    ("deed", "line"),
+    [
+        ("memory error", "MemoryError: no room for a picture"),
+        ("attribute error", "AttributeError: 'NoneType' object has no attribute 'thread_count'"),
+    ],
+)
+def test_a_fault_of_ours_or_of_a_library_is_charged_with_its_last_line(
+    unruly: IsolatedDecoder, deed: str, line: str
+) -> None:
+    clip, rejected, end = decode(unruly, task(f"1 clips, then {deed}"))
+
+    assert (clip.segment, rejected.segment) == (0, 1)
+    assert isinstance(rejected.error, DecoderFaultError)
+    assert rejected.error.reason.startswith(f"the decoder failed: {line}; ")
+    assert end == SourceDecoded(num_segments=2)
+    assert is_usable(unruly)
+
+
+def test_a_missing_module_stops_the_job_and_is_told(unruly: IsolatedDecoder) -> None:
+    with pytest.raises(DecoderStartError, match="No module named 'av'"):
+        decode(unruly, task("1 clips, then import error"))
 
     assert is_usable(unruly)
 
@@ -191,9 +241,131 @@ def test_our_own_fault_is_raised_with_its_traceback(unruly: IsolatedDecoder) -> 
 def test_a_decoder_that_cannot_start_says_why() -> None:
     with (
         IsolatedDecoder(decode_function="no_such_module:decode") as decoder,
-        pytest.raises(RuntimeError, match="No module named 'no_such_module'"),
+        pytest.raises(DecoderStartError, match="No module named 'no_such_module'"),
     ):
         decode(decoder, task("anything"))
+
+
+@pytest.mark.parametrize(("num_killed", "starts"), [(2, True), (3, False)])
+def test_a_child_that_is_killed_while_it_starts_is_started_again(
+    num_killed: int, starts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def popen(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        begun.append(subprocess.Popen(*arguments, **options))
+        if len(begun) <= num_killed:
+            begun[-1].kill()
+        return begun[-1]
+
+    patched = SimpleNamespace(**{**vars(subprocess), "Popen": popen})
+    monkeypatch.setattr(decode_process, "subprocess", patched)
+    with start("misbehave") as decoder:
+        if starts:
+            assert is_usable(decoder)
+        else:
+            with pytest.raises(DecoderStartError, match="killed by SIGKILL"):
+                decode(decoder, task("1 clips"))
+    assert len(begun) == 3
+
+
+@pytest.mark.parametrize("deed", ["grow", "grow under signs of life"])
+def test_a_decoder_that_runs_away_with_memory_is_killed_and_both_figures_are_told(
+    deed: str,
+) -> None:
+    limit = 300
+    with start("misbehave", memory_bytes=limit * 2**20) as decoder:
+        rejected, end = decode(decoder, task(deed))
+
+        assert isinstance(rejected.error, DecoderMemoryError)
+        told = re.fullmatch(
+            r"the decoder held (\d+) MiB of memory, over the 300 MiB of run.memory_limit_bytes, "
+            r"and was killed",
+            rejected.error.reason,
+        )
+        assert told is not None
+        assert limit <= int(told[1]) < 10 * limit
+        assert end == SourceDecoded(num_segments=0)
+        assert is_usable(decoder)
+
+
+def test_a_decoder_killed_from_outside_is_told_as_such_and_is_no_verdict_on_the_source(
+    unruly: IsolatedDecoder,
+) -> None:
+    rejected, _ = decode(unruly, task("be killed"))
+
+    assert isinstance(rejected.error, WorkerDiedError)
+    assert rejected.error.reason == (
+        "the decoder's process was killed by SIGKILL, as the system does when memory runs out"
+    )
+
+
+def test_a_child_killed_once_from_outside_costs_nothing(notes: Path) -> None:
+    with start("misbehave", attempts=2) as decoder:
+        events = decoder.decode(task("4 clips, then hang once"), **OPTIONS)
+        first = next(events)
+        (child,) = decoder._busy
+        os.kill(child.process_id, signal.SIGKILL)
+        rest = list(events)
+
+    assert [first.segment, *(clip.segment for clip in rest[:-1])] == [0, 1, 2, 3]
+    assert rest[-1] == SourceDecoded(num_segments=4)
+    assert notes.read_text().split() == ["decord", "decord"]
+
+
+def test_what_decord_does_not_survive_is_decoded_by_pyav(notes: Path) -> None:
+    with start("misbehave", attempts=2) as decoder:
+        *clips, end = decode(decoder, task("2 clips, then crash unless it is PyAV"))
+
+    assert [clip.segment for clip in clips] == [0, 1]
+    assert end == SourceDecoded(num_segments=2)
+    assert notes.read_text().split() == ["decord", "pyav"]
+
+
+@pytest.mark.parametrize("deed", ["segfault", "exit", "memory error"])
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_attempts_at_a_segment_are_bounded(notes: Path, deed: str, attempts: int) -> None:
+    with start("misbehave", attempts=attempts) as decoder:
+        *clips, rejected, end = decode(decoder, task(f"2 clips, then {deed}"))
+
+    assert [clip.segment for clip in clips] == [0, 1]
+    assert rejected.segment == 2
+    assert end == SourceDecoded(num_segments=3)
+    assert notes.read_text().split() == ["decord", *["pyav"] * (attempts - 1)]
+
+
+def test_a_source_that_comes_out_bit_by_bit_comes_out_whole(notes: Path) -> None:
+    with start("misbehave", attempts=2) as decoder:
+        *clips, end = decode(decoder, task("0 clips, then one clip an attempt"))
+
+    assert [clip.segment for clip in clips] == [0, 1, 2, 3]
+    assert end == SourceDecoded(num_segments=4)
+    assert len(notes.read_text().split()) == 4
+
+
+@pytest.mark.parametrize("deed", ["hang", "stop in the middle"])
+def test_a_request_to_stop_ends_a_hang_within_a_second(deed: str) -> None:
+    stop = threading.Event()
+    with start("misbehave", should_stop=stop.is_set) as decoder:
+        events = decoder.decode(task(f"1 clips, then {deed}"), **OPTIONS)
+        next(events)
+        (child,) = decoder._busy
+        threading.Timer(0.3, stop.set).start()
+        started = time.monotonic()
+
+        # No end of the source: what was not decoded is left for another run.
+        assert list(events) == []
+
+        assert 0.3 <= time.monotonic() - started < 1.3
+        assert not is_running(child.process_id)
+        stop.clear()
+        assert is_usable(decoder)
+
+
+def test_a_request_to_stop_is_seen_while_a_child_starts() -> None:
+    with start("misbehave", should_stop=lambda: True) as decoder:
+        assert decode(decoder, task("2 clips, then end")) == []
+        assert (decoder._idle, decoder._busy) == (None, set())
 
 
 def test_closing_the_iterator_early_leaves_the_decoder_usable(unruly: IsolatedDecoder) -> None:
@@ -237,13 +409,13 @@ def test_clips_that_nobody_takes_hold_the_decoder_back(tmp_path: Path) -> None:
 def test_signals_meant_for_the_job_do_not_stop_the_child(unruly: IsolatedDecoder) -> None:
     assert is_usable(unruly)
     assert unruly._idle is not None
-    pid = unruly._idle._process.pid
+    pid = unruly._idle.process_id
 
     assert os.getpgid(pid) != os.getpgid(0)
     os.kill(pid, signal.SIGINT)
     os.kill(pid, signal.SIGTERM)
     assert is_usable(unruly)
-    assert unruly._idle._process.pid == pid
+    assert unruly._idle.process_id == pid
 
 
 def test_close_ends_the_child_even_in_the_middle_of_a_source(unruly: IsolatedDecoder) -> None:
@@ -253,7 +425,7 @@ def test_close_ends_the_child_even_in_the_middle_of_a_source(unruly: IsolatedDec
 
     unruly.close()
 
-    assert not is_running(child._process.pid)
+    assert not is_running(child.process_id)
     assert is_usable(unruly)
 
 
@@ -263,7 +435,7 @@ def test_the_child_dies_with_its_parent_while_it_decodes() -> None:
         "import test_isolation as t\n"
         "decoder = t.start('misbehave')\n"
         "events = decoder.decode(t.task('1 clips, then hang'), **t.OPTIONS); next(events)\n"
-        "print(next(iter(decoder._busy))._process.pid, flush=True)\n"
+        "print(next(iter(decoder._busy)).process_id, flush=True)\n"
         "next(events)\n"
     )
     paths = [str(Path(__file__).parent), str(ROOT)]

@@ -42,49 +42,51 @@ QUICK = ["good/shaka_sintel_small.mp4", "good/shaka_tos_seg.ts", "good/bbb_astia
 PICTURE_SECONDS = {"good/nasa_13013.mp4": 13.01}
 """Where the container's duration is that of something else, here of the subtitles."""
 
-AWKWARD: dict[str, type[ClipError] | int] = {
-    # What each gives: a number of clips, or why it gives none.
-    "aw_12fps_silent_face.mp4": 1,
-    "aw_422_pixfmt.mp4": 1,
-    "aw_51ch_1080p60.mp4": 1,
-    "aw_51ch_bbb_720p.mp4": 1,
-    "aw_audio_only.mp4": DecodeError,
+AWKWARD: dict[str, list[int | type[ClipError]]] = {
+    # What each gives, segment by segment: the windows of a clip, or why it gives none.
+    "aw_12fps_silent_face.mp4": [12],
+    "aw_422_pixfmt.mp4": [2],
+    "aw_51ch_1080p60.mp4": [2],
+    "aw_51ch_bbb_720p.mp4": [10],
+    "aw_audio_only.mp4": [DecodeError],
     # 1.2 s of picture and 0.8 s of sound; a window is 1.6 s.
-    "aw_audio_shorter.mp4": TooShortError,
-    "aw_bear_odd_161x121.webm": MissingSoundError,
+    "aw_audio_shorter.mp4": [TooShortError],
+    "aw_bear_odd_161x121.webm": [MissingSoundError],
     # The picture starts 1.0 s after the sound: 9.0 s remain.
-    "aw_editlist_positive_shift.mp4": 1,
+    "aw_editlist_positive_shift.mp4": [19],
     # The header claims 40 hours; there is 1.0 s.
-    "aw_fragmented_bad_duration.mp4": TooShortError,
+    "aw_fragmented_bad_duration.mp4": [TooShortError],
     # 15.5 s of picture: 10 s and a tail of 5.5.
-    "aw_fragmented_rooftop.mp4": 2,
-    "aw_h263_aac8k_mono.3gp": 1,
+    "aw_fragmented_rooftop.mp4": [22, 10],
+    "aw_h263_aac8k_mono.3gp": [9],
     # No picture decodes; that there is no sound either comes second.
-    "aw_invalid_vp9.webm": DecodeError,
+    "aw_invalid_vp9.webm": [DecodeError],
     # An audio track of unknown codec is none.
-    "aw_missing_stsd.mp4": MissingSoundError,
-    "aw_near_silent_paper_rot90.mp4": TooShortError,
-    "aw_no_audio_av1.mkv": MissingSoundError,
-    "aw_no_duration.webm": 1,
-    "aw_noaudio_water.mp4": MissingSoundError,
-    "aw_rot90_51ch_bbb.mp4": 1,
-    "aw_sar_2by3.mp4": 1,
-    "aw_silent_audio_dog.mp4": 1,
-    "aw_silent_audio_flower.webm": 1,
-    "aw_startpts_firstpts10s_noaudio.mp4": MissingSoundError,
-    # Its last packet is cut in two, 5 s into its only segment.
-    "aw_truncated_mid_mdat.mp4": DecodeError,
-    "aw_truncated_no_moov.mp4": DecodeError,
-    "aw_vfr_rot180_fire.mp4": 1,
-    "aw_zero_bytes.mp4": DecodeError,
+    "aw_missing_stsd.mp4": [MissingSoundError],
+    "aw_near_silent_paper_rot90.mp4": [TooShortError],
+    "aw_no_audio_av1.mkv": [MissingSoundError],
+    "aw_no_duration.webm": [9],
+    "aw_noaudio_water.mp4": [MissingSoundError],
+    "aw_rot90_51ch_bbb.mp4": [1],
+    "aw_sar_2by3.mp4": [2],
+    "aw_silent_audio_dog.mp4": [21],
+    "aw_silent_audio_flower.webm": [9],
+    "aw_startpts_firstpts10s_noaudio.mp4": [MissingSoundError],
+    # 5.0 s are whole, with 4.5 s of sound; the picture behind them is cut in two.
+    "aw_truncated_mid_mdat.mp4": [8, DecodeError],
+    "aw_truncated_no_moov.mp4": [DecodeError],
+    "aw_vfr_rot180_fire.mp4": [2],
+    "aw_zero_bytes.mp4": [DecodeError],
 }
 
-SILENT = {
-    "aw_12fps_silent_face.mp4",
-    "aw_editlist_positive_shift.mp4",
-    "aw_no_duration.webm",
-    "aw_silent_audio_dog.mp4",
-    "aw_silent_audio_flower.webm",
+QUIET = {
+    # Loudness of each clip in dBFS; -120 is the least that is told.
+    "aw_12fps_silent_face.mp4": [-120],
+    "aw_editlist_positive_shift.mp4": [-120],
+    "aw_h263_aac8k_mono.3gp": [-60.5],
+    "aw_no_duration.webm": [-120],
+    "aw_silent_audio_dog.mp4": [-120],
+    "aw_silent_audio_flower.webm": [-120],
 }
 
 
@@ -171,23 +173,51 @@ def test_all_good_videos_but_the_short_one_are_accepted() -> None:
     assert len(names) == 36
 
 
+def num_windows(clip: Clip) -> int:
+    return WINDOW.grid(clip.sound_first_frame, clip.sound_stop_frame).num_windows
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["decord", "pyav"])
 def test_each_awkward_file_gives_what_is_expected_of_it(backend: str) -> None:
-    outcomes: dict[str, type[ClipError] | int] = {}
-    silent = set()
+    outcomes: dict[str, list[int | type[ClipError]]] = {}
+    quiet = {}
     for path in sorted((CLIPS / "awkward").glob("*")):
-        events = decode(f"awkward/{path.name}", backend=backend)
-        errors = [event.error for event in events if isinstance(event, SegmentRejected)]
-        clips = clips_of(events)
-        assert isinstance(events[-1], SourceDecoded)
-        assert len(errors) <= 1
-        assert all(0 < len(error.reason) < 300 for error in errors)
-        outcomes[path.name] = type(errors[0]) if errors else len(clips)
-        silent |= {path.name for clip in clips if loudness_dbfs(clip.waveform) < -80}
+        *events, end = decode(f"awkward/{path.name}", backend=backend)
+        assert isinstance(end, SourceDecoded)
+        outcomes[path.name] = [
+            num_windows(event) if isinstance(event, Clip) else type(event.error) for event in events
+        ]
+        reasons = [event.error.reason for event in events if isinstance(event, SegmentRejected)]
+        assert all(0 < len(reason) < 300 for reason in reasons)
+        loudness = [loudness_dbfs(clip.waveform) for clip in clips_of(events)]
+        if loudness and max(loudness) < -60:
+            quiet[path.name] = [pytest.approx(dbfs, abs=0.5) for dbfs in loudness]
 
     assert outcomes == AWKWARD
-    assert silent == SILENT
+    assert quiet == QUIET
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["aw_near_silent_paper_rot90.mp4", "aw_h263_aac8k_mono.3gp", "aw_audio_shorter.mp4"],
+)
+def test_nearly_silent_sound_is_measured_and_skipped_below_the_limit_that_is_set(
+    name: str,
+) -> None:
+    small = {"spec": ClipSpec(size=8), "window": WindowSpec(frames=4)}
+
+    (clip,) = clips_of(decode(f"awkward/{name}", **small))
+    events = decode(
+        f"awkward/{name}", **small, sound=SoundPolicy(silent="skip", silent_below_dbfs=-59)
+    )
+
+    heard = clip.waveform[:, : clip.sound_stop_frame * clip.sample_rate // 10]
+    # ffmpeg's volumedetect, over the whole stream and rounded.
+    wanted = float(manifest()[f"awkward/{name}"]["audio_mean_db"])
+    assert loudness_dbfs(heard) == pytest.approx(wanted, abs=1.0)
+    assert [type(event.error) for event in events[:-1]] == [SilentSoundError]
 
 
 @pytest.mark.slow

@@ -63,6 +63,10 @@ def changed(chosen: IngestSettings, encoders: Encoders = ENCODERS) -> set[str]:
         ("window.stride=1", SOUND | {Z_VIDEO}),
         ("window.frames=8", SOUND | {Z_VIDEO}),
         ("kl_vae.precision=bf16", KL | PERCEPTUAL),
+        ("kl_vae.precision=tf32", KL | PERCEPTUAL),
+        ("kl_vae.precision=fp32", set()),
+        ("kl_vae.compile=true", KL | PERCEPTUAL),
+        ("kl_vae.calibration=a/file.json", set()),
         ("autoencoder.precision=bf16", PERCEPTUAL),
         ("kl_vae.source=elsewhere", set()),
         ("autoencoder.source=elsewhere", set()),
@@ -72,6 +76,7 @@ def changed(chosen: IngestSettings, encoders: Encoders = ENCODERS) -> set[str]:
         ("run.device=cpu", set()),
         ("run.time_limit_seconds=5", set()),
         ("run.shard_bytes=1000", set()),
+        ("run.batch_images=3", set()),
     ],
 )
 def test_a_setting_changes_these_fields_and_no_others(override: str, fields: set[str]) -> None:
@@ -99,6 +104,30 @@ def test_another_modal_encoder_changes_its_own_field_alone(
     encoder = replace(getattr(MODAL, sense), **other)
     encoders = replace(ENCODERS, modal=replace(MODAL, **{sense: encoder}))
     assert changed(settings(), encoders) == {f"perceptual.{sense}"}
+
+
+def kl_vae_table(*overrides: str) -> dict[str, Any]:
+    recipe = wanted_recipes(settings(*overrides), ENCODERS, ("kl",))[KL_VIDEO]
+    return dict(dict(recipe.specification)["kl_vae"])  # type: ignore[arg-type]  # JSON
+
+
+@pytest.mark.parametrize(
+    ("override", "precision", "is_compiled"),
+    [("kl_vae.precision=bf16", "bf16", False), ("kl_vae.compile=true", "fp32", True)],
+)
+def test_what_is_to_be_calibrated_has_the_bounds_in_its_recipe_and_nothing_measured(
+    override: str, precision: str, is_compiled: bool
+) -> None:
+    table = kl_vae_table(override)
+    assert table["precision"] == precision
+    assert table["calibrated"] == {"relative_l2": "0.01", "psnr_loss_db": "0.1"}
+    assert table.get("compiled", False) == is_compiled
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_what_needs_no_calibration_has_nothing_of_it_in_its_recipe(precision: str) -> None:
+    table = kl_vae_table(f"kl_vae.precision={precision}")
+    assert table == {**KL_VAE.specification(), "precision": precision}
 
 
 def test_fields_of_levels_that_are_not_wanted_have_no_recipe() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from latents.clip import ClipSpec
 from latents.errors import DecodeError
 from pipeline.segments import Picture, cut_segments, hold_pictures, report_progress, sound_span
+from pipeline.spans import Span
 
 SPEC = ClipSpec(fps=10, segment_seconds=10, tail_frames=31, size=8)
 
@@ -70,15 +73,16 @@ def test_a_last_picture_of_no_or_absurd_duration_lasts_the_mean_interval(
     assert held(0, Fraction(1, 10), Fraction(2, 10), last=said) == [0, 1, 2]
 
 
-def test_a_picture_that_is_not_shown_is_not_rendered() -> None:
-    def never() -> np.ndarray:
-        raise AssertionError
+def never_rendered() -> np.ndarray:
+    raise AssertionError
 
+
+def test_a_picture_that_is_not_shown_is_not_rendered() -> None:
     source = [
         Picture(time=Fraction(0), duration=None, render=lambda: frame(1)),
         Picture(time=Fraction(1, 100), duration=None, render=lambda: frame(2)),
-        Picture(time=Fraction(11, 100), duration=None, render=never),
-        Picture(time=Fraction(12, 100), duration=Fraction(1, 100), render=never),
+        Picture(time=Fraction(11, 100), duration=None, render=never_rendered),
+        Picture(time=Fraction(12, 100), duration=Fraction(1, 100), render=never_rendered),
     ]
 
     shown = [int(picture[0, 0, 0]) for picture in hold_pictures(source, SPEC, source="clip")]
@@ -88,6 +92,70 @@ def test_a_picture_that_is_not_shown_is_not_rendered() -> None:
 
 def test_a_picture_that_steps_back_a_little_is_passed_over() -> None:
     assert held(0, 0.1, 0.05, 0.1, 0.2) == [0, 1, 4]
+
+
+def test_a_single_picture_that_steps_back_far_is_passed_over() -> None:
+    assert held(0, 1, 0.2, 2, 0.3, 3)[::10] == [0, 1, 3, 5]
+
+
+def shown_until_error(shown: Iterator[np.ndarray | None]) -> tuple[list[int | None], DecodeError]:
+    values: list[int | None] = []
+    try:
+        for picture in shown:
+            values.append(None if picture is None else int(picture[0, 0, 0]))
+    except DecodeError as error:
+        return values, error
+    raise AssertionError("no error came")
+
+
+def test_times_that_start_over_are_an_error_after_what_was_shown_before() -> None:
+    source = pictures(0, 0.1, 0.7, 0, 0.1, 0.7, last=None)
+
+    shown, error = shown_until_error(hold_pictures(source, SPEC, source="clip"))
+
+    # The last one is shown for the mean interval, 0.35 s.
+    assert shown == [0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert "its timestamps start over after 0.70 s, at 0.10 s" in str(error)
+
+
+def test_a_damaged_picture_is_not_shown_nor_rendered() -> None:
+    source = pictures(0, 0.1, 0.2, 0.3)
+    source[1] = replace(source[1], is_damaged=True, render=never_rendered)
+
+    shown = list(hold_pictures(source, SPEC, source="clip"))
+
+    assert [None if one is None else int(one[0, 0, 0]) for one in shown] == [0, None, 2, 3]
+
+
+def span_of(start: str, stop: str) -> Span:
+    return Span(start_seconds=Decimal(start), stop_seconds=Decimal(stop))
+
+
+def test_a_span_is_a_grid_of_its_own_from_its_start_to_its_end() -> None:
+    thirds = [Fraction(i, 30) for i in range(60)]
+
+    shown = hold_pictures(pictures(*thirds), SPEC, source="clip", span=span_of("0.55", "1.05"))
+
+    # 0.55 s lies between pictures 16 and 17; the one before is held.
+    assert [int(picture[0, 0, 0]) for picture in shown] == [16, 19, 22, 25, 28]
+
+
+def test_nothing_is_asked_for_behind_the_end_of_a_span() -> None:
+    def source() -> Iterator[Picture]:
+        yield from pictures(0, 0.1, 0.2, Fraction(3, 10))
+        raise AssertionError
+
+    shown = hold_pictures(source(), SPEC, source="clip", span=span_of("0.1", "0.3"))
+
+    assert [int(picture[0, 0, 0]) for picture in shown] == [1, 2]
+
+
+def test_a_span_over_the_end_of_the_pictures_ends_with_them() -> None:
+    shown = hold_pictures(pictures(0, 0.1, 0.2), SPEC, source="clip", span=span_of("0.2", "9"))
+    beyond = hold_pictures(pictures(0, 0.1, 0.2), SPEC, source="clip", span=span_of("0.3", "9"))
+
+    assert [int(picture[0, 0, 0]) for picture in shown] == [2]
+    assert list(beyond) == []
 
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
@@ -141,17 +209,49 @@ def test_no_more_than_a_segment_and_its_tail_is_held() -> None:
     assert taken == 231
 
 
-@pytest.mark.parametrize(("num_frames", "complete"), [(99, 0), (100, 1), (131, 1), (199, 1)])
-def test_segments_complete_before_an_error_are_given_first(num_frames: int, complete: int) -> None:
+@pytest.mark.parametrize(
+    ("num_frames", "lengths"), [(99, [99]), (100, [100]), (131, [100, 31]), (199, [100, 99])]
+)
+def test_what_was_shown_before_an_error_is_cut_as_if_the_source_ended_there(
+    num_frames: int, lengths: list[int]
+) -> None:
     def breaks_off() -> Iterator[np.ndarray]:
         yield from frames(num_frames)
         raise DecodeError("clip", "damaged")
 
     segments = cut_segments(breaks_off(), SPEC)
 
-    assert [len(next(segments).frames) for _ in range(complete)] == [100] * complete
+    assert [len(next(segments).frames) for _ in lengths] == lengths
     with pytest.raises(DecodeError):
         next(segments)
+
+
+def damaged(count: int, *indices: int) -> list[np.ndarray | None]:
+    return [None if i in indices else shown for i, shown in enumerate(frames(count))]
+
+
+def test_a_segment_with_a_damaged_frame_says_from_when_to_when() -> None:
+    whole, broken, last = cut_segments(damaged(300, 134, 150, 151), SPEC)
+
+    assert broken.fault == "its pictures are damaged between 13.4 s and 15.2 s"
+    assert (broken.number, broken.start_frame, len(broken.frames)) == (1, 100, 0)
+    assert (whole.fault, last.fault, last.start_frame) == (None, None, 200)
+    np.testing.assert_array_equal(last.frames, np.stack(frames(300)[200:]))
+
+
+@pytest.mark.parametrize(
+    ("index", "faulty"), [(50, [True, False]), (110, [False, True]), (-1, [False])]
+)
+def test_a_tail_is_not_joined_to_what_only_one_of_them_is(index: int, faulty: list[bool]) -> None:
+    segments = cut_segments(damaged(120, index), SPEC)
+
+    assert [segment.fault is not None for segment in segments] == faulty
+
+
+def test_a_damaged_tail_joins_a_damaged_segment() -> None:
+    (segment,) = cut_segments(damaged(120, 99, 119), SPEC)
+
+    assert segment.fault == "its pictures are damaged between 9.9 s and 12.0 s"
 
 
 def test_progress_is_reported_for_each_clip_length_of_frames() -> None:

@@ -10,13 +10,13 @@ import pytest
 
 from latents.errors import SourceError
 from pipeline.scene_clips import SceneRef
+from pipeline.source_hashing import hash_sources
 from pipeline.sources import (
     Annotation,
     HashedSource,
     KnownFile,
     UnreadableSource,
     find_sources,
-    hash_sources,
     part_of,
     source_of_uri,
 )
@@ -99,7 +99,7 @@ def test_wrong_sources_are_named(argument: str, message: str, tmp_path: Path) ->
     (tmp_path / "empty").mkdir()
     (tmp_path / "blank.txt").write_text("\n# nothing\n")
     (tmp_path / "wrong.txt").write_text("gone.mp4\n")
-    (tmp_path / "wrong.jsonl").write_text('{"path": "x"}\n')
+    (tmp_path / "wrong.jsonl").write_text('{"name": "x"}\n')
     (tmp_path / "label.jsonl").write_text('{"file": "blank.txt", "label": 7}\n')
     name = argument if argument.startswith("scenes") else str(tmp_path / argument)
     with pytest.raises(SourceError, match=message) as caught:

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from latents.clip import Clip, ClipKey, ClipSpec, WindowSpec
-from latents.errors import NonFiniteLatentError, TooShortError
+from latents.errors import NonFiniteLatentError, OutOfMemoryError, TooShortError
 from latents.fields import LEVELS
 from pipeline.job import ClipTensors, LatentScale, decoded_tensors
-from pipeline.settings import IngestSettings
+from pipeline.settings import IngestSettings, RunSettings
 from pipeline.stages import EncodeClip, StoppedError, channel_sums
 
 SIZE = 64
@@ -31,6 +31,22 @@ class FakeEncoder:
         self.num_images += len(images)
         brightness = images.float().mean(dim=(1, 2, 3)) / 255 * self._scale
         return brightness[:, None, None, None].expand(-1, 8, 2, 2).clone()
+
+
+class FullEncoder(FakeEncoder):
+    """An encoder on a GPU that has room for so many calls."""
+
+    def __init__(self, num_calls: int) -> None:
+        super().__init__()
+        self._num_left = num_calls
+        self.shapes: list[tuple[int, ...]] = []
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        self.shapes.append(tuple(images.shape))
+        if self._num_left == 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        self._num_left -= 1
+        return super().encode(images)
 
 
 class FakeModalEncoder:
@@ -79,13 +95,19 @@ def stage(
     stride: int = 4,
     modal: FakeModalEncoder | None = None,
     stop: threading.Event | None = None,
+    device: str = "cpu",
+    batch_images: int = 16,
 ) -> EncodeClip:
     return EncodeClip(
         kl_vae=kl_vae,
         modal=modal,
         latent_scale=SCALE,
-        settings=IngestSettings(clip=ClipSpec(size=SIZE), window=WindowSpec(stride=stride)),
-        device="cpu",
+        settings=IngestSettings(
+            clip=ClipSpec(size=SIZE),
+            window=WindowSpec(stride=stride),
+            run=RunSettings(batch_images=batch_images),
+        ),
+        device=device,
         stop=stop,
     )
 
@@ -185,6 +207,32 @@ def test_a_stage_told_to_stop_does_not_finish_its_clip() -> None:
     stop.set()
     with pytest.raises(StoppedError):
         stage(FakeEncoder(), stop=stop)(clip(20))
+
+
+def test_a_gpu_that_runs_out_of_memory_stops_the_job_and_names_the_setting() -> None:
+    full = stage(FullEncoder(num_calls=1), device="cuda", batch_images=8)
+    with pytest.raises(OutOfMemoryError, match=r"cuda: .* 8 pictures .*run\.batch_images=4"):
+        full(clip(100))
+
+
+def test_where_one_picture_is_too_much_smaller_ones_are_advised() -> None:
+    full = stage(FullEncoder(num_calls=0), device="cuda", batch_images=1)
+    with pytest.raises(OutOfMemoryError, match=r"smaller pictures \(clip\.size\)"):
+        full(clip(20))
+
+
+def test_both_shapes_of_pictures_are_probed() -> None:
+    encoder = FullEncoder(num_calls=2)
+    stage(encoder, device="cuda").probe()
+    assert encoder.shapes == [(1, 3, SIZE, SIZE), (1, 3, 256, 256)]
+    with pytest.raises(OutOfMemoryError, match=r"run\.batch_images=8"):
+        stage(FullEncoder(num_calls=1), device="cuda").probe()
+
+
+def test_a_gpu_gets_several_batches_at_a_time_so_that_copies_overlap() -> None:
+    encoder = FullEncoder(num_calls=9)
+    stage(encoder, device="cuda", batch_images=4)(clip(40, fields=("kl.video",)))
+    assert [shape[0] for shape in encoder.shapes] == [32, 8]
 
 
 def test_channel_sums_are_those_of_the_mixture_of_posteriors() -> None:

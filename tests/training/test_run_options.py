@@ -1,34 +1,35 @@
-"""What the training commands share."""
+"""A run that is interrupted says by what, and what is left of it."""
 
 from __future__ import annotations
 
+import signal
+from pathlib import Path
+
 import pytest
 
-import mmldm
-from training.run_options import sections
+from latents.errors import InterruptedJobError
+from training.run_options import interruptible
 
 
-def test_a_key_without_its_table_is_one_of_the_optimisation() -> None:
-    assert sections(["steps=5", "model.depth=2", "out=a.b"]) == [
-        "optimisation.steps=5",
-        "model.depth=2",
-        "optimisation.out=a.b",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        (("--threads", "0"), "--threads is 0; it must be >= 1"),
-        (("--device", "cuda:7"), "--device is cuda:7, but torch finds no GPU"),
-    ],
-)
-def test_a_device_that_is_not_there_is_refused(
-    option: tuple[str, str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_and_the_checkpoint_stays(
+    number: signal.Signals, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert mmldm.main(["train", "dit", "--cache", "c", "--out", "d", *option]) == 2
-    assert message in capsys.readouterr().err
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.touch()
+    before = signal.getsignal(signal.SIGTERM)
+
+    with pytest.raises(InterruptedJobError, match=number.name) as caught, interruptible(checkpoint):
+        signal.raise_signal(number)
+
+    assert caught.value.signal_number == number
+    assert f"{checkpoint} stays, the last checkpoint" in str(caught.value)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_run_without_a_checkpoint_says_so(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InterruptedJobError, match="no checkpoint yet, so the same command begins"),
+        interruptible(tmp_path / "checkpoint"),
+    ):
+        raise KeyboardInterrupt
