@@ -4,6 +4,7 @@
 #              make demo FROM_SCRATCH=1 trains both models from scratch, not from the bundled ones
 # make test    the tests that guard every day
 # make test-slow  the rest: kills, real videos, Ray's losses
+# make test-soak  what takes minutes: clusters that lose nodes, files of two hours
 # make test-gpu  what needs a CUDA device
 # make check   ruff, mypy, import-linter
 
@@ -14,7 +15,7 @@ FROM_SCRATCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow test-gpu check clean
+.PHONY: setup demo test test-slow test-soak test-gpu check clean
 
 setup: $(VENV)/.installed
 
@@ -29,10 +30,13 @@ demo: setup
 	$(BIN)/mmldm demo --out $(DEMO) $(if $(CLIPS),--clips '$(CLIPS)') $(if $(FROM_SCRATCH),--from-scratch)
 
 test: setup
-	$(BIN)/python -m pytest -q -n auto -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -q -n auto -m 'not slow and not gpu and not soak'
 
 test-slow: setup
-	$(BIN)/python -m pytest -q -n auto -m 'slow and not gpu'
+	$(BIN)/python -m pytest -q -n auto -m 'slow and not gpu and not soak'
+
+test-soak: setup
+	$(BIN)/python -m pytest -q -m soak
 
 test-gpu: setup
 	$(BIN)/python -m pytest -q -m gpu

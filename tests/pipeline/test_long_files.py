@@ -69,7 +69,7 @@ def two_hours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_repeated(folder / "long.mkv", part)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_two_hours_are_decoded_in_less_than_a_gigabyte(two_hours: Path) -> None:
     done = subprocess.run(

@@ -30,10 +30,10 @@ from tests.pipeline.small_cluster import (
 )
 from tests.pipeline.small_jobs import SMALL, SmallCache
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(900)]
 
-NUM_CLIPS = 48
-SOAK_CLIPS = int(os.environ.get("MMLDM_SOAK_CLIPS", "48"))
+NUM_CLIPS = 120
+SOAK_CLIPS = int(os.environ.get("MMLDM_SOAK_CLIPS", "200"))
 """Clips of the run with a killer; a thousand see more than a hundred kills."""
 CLIPS_PER_KILL = 8
 

@@ -26,7 +26,7 @@ from tests.pipeline.crash_job import digest_of
 from tests.pipeline.small_cluster import JOB, OBJECT_STORE_BYTES, local_digest, scenes
 from tests.pipeline.small_jobs import SMALL
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(600)]
 
 BIN = Path(sys.executable).parent
 NUM_CLIPS = 24
