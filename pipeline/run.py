@@ -236,7 +236,8 @@ class _Seen:
             num_quarantined=tally.num_failures,
             causes=dict(Counter(dict(self._outcome.causes)).most_common()),
             stages=self._times.totals(),
-            is_stopping=self._stop.is_asked,
+            # An engine asks its own workers to stop when all is done.
+            is_stopping=self._stop.is_asked and tally.num_done < self._num_tasks,
         )
 
 

@@ -43,6 +43,7 @@ def test_the_lines_of_a_run_come_to_its_result(
     counts = [line["num_clips"] for line in (*before, last)]
     assert counts == sorted(counts)
     assert (last["state"], last["num_done"], last["num_total"]) == ("ended", 5, 5)
+    assert not last["is_stopping"]
     assert last["num_clips"] == result.num_clips_encoded == 4
     assert last["num_windows"] == result.num_windows_encoded > 0
     assert last["num_images"] == result.num_kl_images
