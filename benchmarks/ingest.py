@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from functools import partial
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -124,13 +125,15 @@ def decode(path: str) -> int:
 
 def ingest_seconds(source: Path | str, cache: Path, *, engine: str, workers: int) -> float:
     """Seconds of a whole ingest, in a process of its own."""
-    settings = {"kl_vae.source": "identity", "run.workers": str(workers)}
+    settings = {"kl_vae.source": "identity", "run.workers": workers}
     started = time.perf_counter()
-    ingest(source, cache, "--engine", engine, **settings)
+    ingest(source, cache, settings, "--engine", engine)
     return time.perf_counter() - started
 
 
-def ingest(source: Path | str, cache: Path, *options: str, **settings: Any) -> dict[str, Any]:
+def ingest(
+    source: Path | str, cache: Path, settings: Mapping[str, Any], *options: str
+) -> dict[str, Any]:
     """What `mmldm ingest` says as JSON."""
     sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     command = [sys.executable, "-m", "mmldm", "ingest", str(source), "--cache", str(cache)]
@@ -144,7 +147,7 @@ def ingest(source: Path | str, cache: Path, *options: str, **settings: Any) -> d
 def measure_images(work: Path) -> dict[str, float]:
     """Images that are encoded for each window, where windows begin at every frame."""
     settings = {"kl_vae.source": "identity", "window.stride": 1, "clip.size": 32}
-    told = ingest("scenes:1:4:10", work / "images", **settings)
+    told = ingest("scenes:1:4:10", work / "images", settings)
     inspected = subprocess.run(
         [sys.executable, "-m", "mmldm", "cache", "inspect", "--json", "--cache", work / "images"],
         stdout=subprocess.PIPE,

@@ -35,11 +35,11 @@ from latents.models.modal_encoder_files import (
 from pipeline.cli_settings import named_encoders
 from pipeline.engine_local import LocalEngine
 from pipeline.ingest import ingest
+from pipeline.load_stage import configure_torch
 from pipeline.refresh import refresh
 from pipeline.run import JobResult
 from pipeline.settings import AutoencoderSettings, IngestSettings, KLVAESettings, RunSettings
 from pipeline.sources import find_sources
-from pipeline.stages import configure_torch
 from pipeline.synth import synthesise
 
 LIBRARIES = ("torch", "pyarrow", "av", "decord", "diffusers")

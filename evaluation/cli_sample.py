@@ -145,9 +145,9 @@ def _write(
 ) -> WrittenSamples:
     from evaluation.sampling.models import load_window_decoder, model_digests
     from evaluation.sampling.run import write_samples
+    from pipeline.load_stage import configure_torch
     from pipeline.progress import Tally, show_progress
     from pipeline.recorded import recorded_encoding
-    from pipeline.stages import configure_torch
 
     encoding = recorded_encoding(trained.trained_on.recipes, model=arguments.dit)
     configure_torch(encoding.kl_vae_precision)

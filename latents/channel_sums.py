@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ChannelSums:
+class ClipChannelSums:
     """Sums over all windows of a clip's field."""
 
     clip: str

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from latents.channel_sums import ChannelSums
+from latents.channel_sums import ClipChannelSums
 from latents.posterior import posterior_mode
 
 Spread = Literal["draws", "modes"]
@@ -38,7 +38,7 @@ value, so among channels of like size, spreads below 1e-3 of the largest are mos
 
 
 class ClipSums(Protocol):
-    """What is read of a clip's row: `latents.cache.rows.LatentRow`, or `ChannelSums`."""
+    """What is read of a clip's row: `latents.cache.rows.LatentRow`, or `ClipChannelSums`."""
 
     @property
     def clip(self) -> str:
@@ -165,7 +165,7 @@ def whitening_of(
     )
 
 
-def mode_sums(clip: str, moments: Tensor) -> ChannelSums:
+def mode_sums(clip: str, moments: Tensor) -> ClipChannelSums:
     """Sums of a clip's posterior means, float64, for the spread of modes.
 
     Args:
@@ -174,7 +174,7 @@ def mode_sums(clip: str, moments: Tensor) -> ChannelSums:
     """
     mean = posterior_mode(moments).double().cpu()
     axes = (0, 2, 3)
-    return ChannelSums(
+    return ClipChannelSums(
         clip=clip,
         channel_count=mean.numel() // mean.shape[1],
         mean_sum=tuple(mean.sum(axes).tolist()),

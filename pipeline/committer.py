@@ -23,7 +23,7 @@ from latents.cache.rows import (
 from latents.fields import FIELDS, Level
 from latents.recipe import Recipe
 from latents.store.protocol import ShardWriter, StoredTensor
-from pipeline.stages import EncodedClip
+from pipeline.encoded import EncodedClip
 
 
 class Committer:

@@ -18,12 +18,13 @@ from latents.errors import ClipError
 from latents.fields import FIELDS, to_compute
 from latents.recipe import sha256_hex
 from pipeline.decode import SoundPolicy
+from pipeline.encode_stage import EncodeClip
 from pipeline.job import decoded_tensors
+from pipeline.load_stage import load_stage
 from pipeline.originals import SourceClips, Unavailable
 from pipeline.planned_job import encode_job
 from pipeline.recipes import Encoders
 from pipeline.settings import IngestSettings
-from pipeline.stages import EncodeClip, load_stage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,16 +9,12 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 
+from pipeline.encode_stage import EncodeClip, StoppedError
+from pipeline.encoded import EncodedClip
 from pipeline.job import ClipProducer, ClipTensors, EncodeJob, ProduceClips, ProducerEvent, Task
+from pipeline.load_stage import load_stage
 from pipeline.stage_clock import StageClock, StageTime
-from pipeline.stages import (
-    EncodeClip,
-    EncodedClip,
-    StageEvent,
-    StoppedError,
-    load_stage,
-    work_on,
-)
+from pipeline.stages import StageEvent, work_on
 from pipeline.stop_request import StopRequest
 
 POLL_SECONDS = 0.2

@@ -10,7 +10,8 @@ from pipeline.ray_node import naming_node, node_id
 from pipeline.ray_weights import SentWeights, job_with_weights
 
 if TYPE_CHECKING:
-    from pipeline.stages import EncodeClip, EncodedClip
+    from pipeline.encode_stage import EncodeClip
+    from pipeline.encoded import EncodedClip
 
 
 class EncodeActor:
@@ -29,7 +30,7 @@ class EncodeActor:
         """Loads the models and returns the id of the node; raises `JobError`, with its name."""
         with naming_node():
             # Here, so that a package that this node lacks is reported as such.
-            from pipeline.stages import load_stage
+            from pipeline.load_stage import load_stage
 
             self._encode = load_stage(job_with_weights(self._job, self._weights))
         return node_id()

@@ -14,13 +14,14 @@ from latents.cache.rows import QuarantineRow
 from latents.errors import FailureBudgetError, InterruptedJobError
 from pipeline.committer import Committer
 from pipeline.decode import SourceTask
+from pipeline.encoded import EncodedClip
 from pipeline.figures import Figures
 from pipeline.job import EncodeJob, Task
 from pipeline.progress import Tally
 from pipeline.run_folder import RunFolder
 from pipeline.run_watch import watching
 from pipeline.stage_clock import StageClock, StageTime, StageTimes
-from pipeline.stages import ClipRejected, EncodedClip, SourceFinished, StageEvent
+from pipeline.stages import ClipRejected, SourceFinished, StageEvent
 from pipeline.stop_request import StopRequest
 from pipeline.stop_signals import StopSignals
 

@@ -7,15 +7,8 @@ from dataclasses import dataclass
 
 from latents.errors import ClipError
 from pipeline.decode import SegmentRejected, SourceDecoded
-from pipeline.encode_stage import EncodeClip as EncodeClip
-from pipeline.encode_stage import StoppedError as StoppedError
-from pipeline.encoded import ChannelSums as ChannelSums
-from pipeline.encoded import EncodedClip as EncodedClip
-from pipeline.encoded import channel_sums as channel_sums
+from pipeline.encoded import EncodedClip
 from pipeline.job import ClipProducer, ClipTensors, SourceUnread, Task
-from pipeline.load_stage import configure_torch as configure_torch
-from pipeline.load_stage import load_stage as load_stage
-from pipeline.sound_images import mel_images as mel_images
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

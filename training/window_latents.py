@@ -13,7 +13,7 @@ from torch import Tensor
 from latents.cache.order import TrainingOrder
 from latents.cache.reader import CachedClip, CachedLevel
 from latents.cache.refs import read_recipe
-from latents.channel_sums import ChannelSums
+from latents.channel_sums import ClipChannelSums
 from latents.errors import CacheError
 from latents.posterior import posterior_mode
 from latents.whitening import Whitening, mode_sums, whitening_of
@@ -80,7 +80,7 @@ class WindowLatents:
         if not clips:
             raise CacheError(f"{level.layout.url}: the kl level holds no clips for this split")
         self._factor, self._shift = _scale_of(level)
-        sums: dict[str, list[ChannelSums]] = {"kl.video": [], "kl.audio": []}
+        sums: dict[str, list[ClipChannelSums]] = {"kl.video": [], "kl.audio": []}
         self._videos: list[Tensor] = []
         self._audios: list[Tensor] = []
         self._places: list[tuple[int, int, int]] = []
@@ -130,7 +130,7 @@ class WindowLatents:
     def _scaled(self, means: list[Tensor]) -> Tensor:
         return (torch.stack(means).float() - self._shift) * self._factor
 
-    def _whitening(self, sums: list[ChannelSums]) -> Whitening:
+    def _whitening(self, sums: list[ClipChannelSums]) -> Whitening:
         """Of scaled means."""
         stored = whitening_of(sums, spread="modes")
         return Whitening(

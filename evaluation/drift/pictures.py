@@ -20,7 +20,7 @@ from latents.cache.reader import read_tensor
 from latents.cache.rows import LatentRow, latent_row
 from latents.errors import ModelError
 from pipeline.recorded import Recorded, read_recorded
-from pipeline.stages import mel_images
+from pipeline.sound_images import mel_images
 
 PICTURES_PER_CLIP = 8
 """Frames, or windows' mel images, decoded of each clip and field: a probe need not see all."""

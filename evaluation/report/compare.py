@@ -24,7 +24,7 @@ from latents.cache.reader import CachedClip, CachedLevel
 from latents.cache.rows import LatentRow
 from latents.clip import Clip, WindowGrid
 from pipeline.recorded import Recorded
-from pipeline.stages import mel_images
+from pipeline.sound_images import mel_images
 
 SHOWN_SECONDS = 6
 """Longer clips are compared, and shown, for so long from their start."""

@@ -21,14 +21,15 @@ from latents.errors import ModelError, SourceError
 from latents.fields import LEVELS, to_compute
 from latents.recipe import recipe_differences
 from pipeline.decode import SegmentRejected, SoundPolicy
+from pipeline.encode_stage import EncodeClip
 from pipeline.job import ClipTensors, DecodeClips, ProducerEvent, SourceUnread
+from pipeline.load_stage import load_stage
 from pipeline.planned_job import encode_job
 from pipeline.recipes import perceptual_recipes
 from pipeline.recorded import RecordedEncoding
 from pipeline.source_hashing import hash_sources
 from pipeline.source_rows import source_task
 from pipeline.sources import HashedSource, Source, UnreadableSource
-from pipeline.stages import EncodeClip, load_stage
 from training.dit.config import DiTConfig
 from training.dit.files import TrainedDiT
 

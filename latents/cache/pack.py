@@ -21,7 +21,7 @@ from latents.cache.pack_header import PackHeader
 from latents.cache.pack_sums import clip_sums
 from latents.cache.source_split import SPLITS, Split, split_of
 from latents.cache.windows import WindowIndex, WindowShapes, gather
-from latents.channel_sums import ChannelSums
+from latents.channel_sums import ClipChannelSums
 from latents.durable import reason
 from latents.errors import CacheError, DamagedError
 from latents.fields import LEVELS, Level
@@ -160,7 +160,7 @@ class PackedWindows:
         """The windows of those clips for which this is true, in order."""
         return PackedWindows(self._pack, self._clips[is_wanted])
 
-    def sums(self, field: str) -> list[ChannelSums]:
+    def sums(self, field: str) -> list[ClipChannelSums]:
         """Of each clip, in order, what whitening needs of a field."""
         return list(clip_sums(self.clip_keys(), self._pack.tables, field, self._clips))
 

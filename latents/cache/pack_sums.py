@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latents.channel_sums import ChannelSums
+from latents.channel_sums import ClipChannelSums
 
 
 def clip_sums(
     keys: Sequence[str], tables: Mapping[str, NDArray[Any]], field: str, clips: NDArray[np.int64]
-) -> Iterator[ChannelSums]:
+) -> Iterator[ClipChannelSums]:
     """Sums of some clips' latents of a field.
 
     Args:
@@ -26,6 +26,6 @@ def clip_sums(
     means = tables[f"{field}.mean_sum"][clips].tolist()
     squares = tables[f"{field}.square_sum"][clips].tolist()
     for key, count, mean, square in zip(keys, counts, means, squares, strict=True):
-        yield ChannelSums(
+        yield ClipChannelSums(
             clip=key, channel_count=count, mean_sum=tuple(mean), square_sum=tuple(square)
         )

@@ -20,7 +20,7 @@ from latents.cache.refs import read_recipe, require_ref
 from latents.cache.rows import LatentRow, latent_row, rows_to_table
 from latents.cache.shard_bytes import failed_checksum, fill, require_end, told_as_damage
 from latents.cache.snapshot import Snapshot, load_snapshot
-from latents.channel_sums import ChannelSums
+from latents.channel_sums import ClipChannelSums
 from latents.errors import CacheError, StaleFieldError
 from latents.fields import LEVELS, Level
 from latents.recipe import Recipe, recipe_differences
@@ -143,12 +143,14 @@ class ClipRows(Sequence[CachedClip]):
         """Digest of each clip's source, in order."""
         return next(iter(self._fields.values()))["source"].combine_chunks()
 
-    def sums(self, field: str) -> Iterator[ChannelSums]:
+    def sums(self, field: str) -> Iterator[ClipChannelSums]:
         """What whitening needs of a field, in order of clip."""
         columns = ("clip", "channel_count", "mean_sum", "square_sum")
         for batch in self._fields[field].select(columns).to_batches(_ROWS_AT_A_TIME):
             for clip, count, mean, square in zip(*(c.to_pylist() for c in batch), strict=True):
-                yield ChannelSums(clip=clip, channel_count=count, mean_sum=mean, square_sum=square)
+                yield ClipChannelSums(
+                    clip=clip, channel_count=count, mean_sum=mean, square_sum=square
+                )
 
     def where(self, is_wanted: pa.Array) -> ClipRows:
         """The clips for which this is true, in order."""

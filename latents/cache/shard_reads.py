@@ -56,7 +56,7 @@ class ShardReads:
         self._shards.close()
 
     def _read_now(self, slices: Iterable[Slice]) -> tuple[list[int], list[_Left]]:
-        """Reads what is in memory: which are wrong, and what is left for it was not there.
+        """Reads what is in memory: which slices are wrong, and which are left, since they were not.
 
         It is here that reading spends its time. To give a read to another thread takes longer than
         a read from memory, and what was just read is summed the fastest.

@@ -20,7 +20,7 @@ from latents.store.protocol import StoredTensor
 
 _READ_ONLY = 0o444
 _BUFFER_BYTES = 2**20
-"""Written together: the system then keeps a file in larger pieces, and reads a third faster."""
+"""Written together: the system keeps such a file in larger pieces, which are read sooner."""
 
 
 class ShardFile:

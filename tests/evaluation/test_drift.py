@@ -34,7 +34,7 @@ from latents.store.tar_store import TarShardWriter
 from latents.testing import FakeClip, fake_latent_row, fake_recipes, make_cache
 from pipeline.recipes import kl_recipes
 from pipeline.settings import IngestSettings
-from pipeline.stages import mel_images
+from pipeline.sound_images import mel_images
 
 Tensors = Mapping[str, NDArray[Any]]
 

@@ -20,7 +20,7 @@ from latents.cache.pack import open_pack
 from latents.cache.pack_writer import write_pack
 from latents.cache.reader import CachedLevel, open_cache
 from latents.cache.rows import LatentRow
-from latents.channel_sums import ChannelSums
+from latents.channel_sums import ClipChannelSums
 from latents.posterior import posterior_mode
 from latents.store.protocol import StoredTensor
 from latents.testing import (
@@ -44,8 +44,10 @@ def _row(clip: FakeClip) -> LatentRow:
     return fake_latent_row(clip, "kl.video", RECIPE, stored)
 
 
-def _sums(clip: str, mean_sum: list[float], square_sum: list[float], count: int = 1) -> ChannelSums:
-    return ChannelSums(
+def _sums(
+    clip: str, mean_sum: list[float], square_sum: list[float], count: int = 1
+) -> ClipChannelSums:
+    return ClipChannelSums(
         clip=clip, channel_count=count, mean_sum=tuple(mean_sum), square_sum=tuple(square_sum)
     )
 

@@ -29,13 +29,14 @@ from latents.errors import CacheError
 from latents.models.kl_vae import EncoderIdentity
 from latents.recipe import sha256_hex
 from pipeline.decode import SourceTask
+from pipeline.encoded import EncodedClip, channel_sums
 from pipeline.ingest import ingest
 from pipeline.job import EncodeJob, Task
 from pipeline.recipes import Encoders
 from pipeline.run import JobResult
 from pipeline.settings import IngestSettings, RunSettings
 from pipeline.sources import find_sources
-from pipeline.stages import EncodedClip, SourceFinished, StageEvent, channel_sums
+from pipeline.stages import SourceFinished, StageEvent
 from pipeline.stop_request import StopRequest
 
 NUM_SOURCES = 6

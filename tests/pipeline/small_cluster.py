@@ -17,11 +17,12 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
+from pipeline.encoded import EncodedClip
 from pipeline.engine_local import LocalEngine
 from pipeline.engine_ray import RayEngine
 from pipeline.job import EncodeJob, Task
 from pipeline.run import Engine
-from pipeline.stages import EncodedClip, StageEvent
+from pipeline.stages import StageEvent
 from pipeline.stop_request import StopRequest
 from tests.pipeline.crash_job import digest_of
 from tests.pipeline.small_jobs import DecodesInProcess, SmallCache, SmallJob

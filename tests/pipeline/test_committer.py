@@ -16,7 +16,7 @@ from latents.clip import ClipKey, WindowSpec
 from latents.recipe import Recipe
 from latents.store.tar_store import TarShardWriter
 from pipeline.committer import Committer
-from pipeline.stages import ChannelSums, EncodedClip
+from pipeline.encoded import ChannelSums, EncodedClip
 
 FIELDS = ("clip.audio", "clip.video", "kl.audio", "kl.video", "perceptual.video")
 RECIPES = {

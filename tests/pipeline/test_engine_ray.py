@@ -17,12 +17,13 @@ from latents.cache.verify import verify_cache
 from latents.errors import JobError, ModelError
 from latents.fields import Level
 from pipeline import engine_ray
+from pipeline.encoded import EncodedClip
 from pipeline.engine_ray import RayEngine
 from pipeline.job import ClipTensors, EncodeJob, Task
 from pipeline.ray_decode_actor import ClipGiven
 from pipeline.ray_run import RayRun
 from pipeline.stage_clock import StageTime
-from pipeline.stages import EncodedClip, StageEvent
+from pipeline.stages import StageEvent
 from pipeline.stop_request import StopRequest
 from pipeline.synth import synthesise
 from tests.pipeline.small_jobs import SmallCache, SmallJob, make_autoencoder

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from latents.clip import ClipKey
 from pipeline.decode import SourceDecoded, SourceTask
+from pipeline.encoded import EncodedClip
 from pipeline.engine_local import LocalEngine
 from pipeline.figures import Figures, figures_from_json
 from pipeline.figures_text import view_lines
@@ -22,7 +23,6 @@ from pipeline.live_view import open_view
 from pipeline.metrics import prometheus_text
 from pipeline.settings import IngestSettings
 from pipeline.stage_clock import Stage, StageClock, StageTime, StageTimes
-from pipeline.stages import EncodedClip
 from pipeline.stop_request import StopRequest
 from tests.pipeline.test_run import encoded, video
 

@@ -12,8 +12,9 @@ import pytest
 from latents.cache.reader import CachedLevel
 from latents.cache.snapshot import content_digest, load_snapshot
 from latents.errors import InterruptedJobError
+from pipeline.encoded import EncodedClip
 from pipeline.refresh import recorded_sources
-from pipeline.stages import EncodedClip, StageEvent
+from pipeline.stages import StageEvent
 from tests.pipeline.small_jobs import (
     BOTH,
     NUM_SCENES,

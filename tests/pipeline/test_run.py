@@ -8,9 +8,10 @@ import pytest
 from latents.clip import ClipKey, WindowSpec
 from latents.errors import DecodeError, FailureBudgetError, TooShortError
 from pipeline.decode import SourceTask
+from pipeline.encoded import EncodedClip
 from pipeline.run import BUDGET_IN_A_ROW, BUDGET_MIN_SOURCES, Outcome
 from pipeline.scene_clips import SceneRef
-from pipeline.stages import ClipRejected, EncodedClip
+from pipeline.stages import ClipRejected
 
 
 def video(number: int) -> SourceTask:

@@ -12,9 +12,10 @@ import torch
 from latents.clip import Clip, ClipKey, ClipSpec, WindowSpec
 from latents.errors import NonFiniteLatentError, OutOfMemoryError, TooShortError
 from latents.fields import LEVELS
+from pipeline.encode_stage import EncodeClip, StoppedError
+from pipeline.encoded import channel_sums
 from pipeline.job import ClipTensors, LatentScale, decoded_tensors
 from pipeline.settings import IngestSettings, RunSettings
-from pipeline.stages import EncodeClip, StoppedError, channel_sums
 
 SIZE = 64
 SCALE = LatentScale(factor=2.0, shift=0.25)
