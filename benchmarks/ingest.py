@@ -170,7 +170,15 @@ def measure_memory(work: Path, num_many: int) -> dict[str, float]:
         options = ["kl_vae.source=identity", "clip.size=32", "run.commit_seconds=5"]
         sets = [word for option in options for word in ("--set", option)]
         done = subprocess.run(
-            [sys.executable, "-c", program, *command, "--cache", str(work / name), *sets],
+            [
+                sys.executable,
+                "-c",
+                program,
+                *command,
+                "--cache",
+                str(work / f"memory-{name}"),
+                *sets,
+            ],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
